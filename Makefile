@@ -1,0 +1,38 @@
+# Everything runs in .venv, which is made when it is missing or older than what it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: figures lab test lint bench clean
+
+figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+	  $(NOTEBOOKS)
+
+lab: $(READY)  ## open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+test: lint  ## the whole test suite, with coverage
+	$(BIN)/python -m pytest --cov=gscam_lib --cov-report=term-missing:skip-covered
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## time the library against plain ways to do the same
+	$(BIN)/gscam bench
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+$(READY): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
+	touch $(READY)

@@ -1,0 +1,77 @@
+"""What does CLIP look at? gScoreCAM and everything it is compared with.
+
+    import gscam_lib as gs
+    trace = gs.load_model().trace("photo.jpg")
+    heat = gs.heatmap(trace, "a tabby cat")
+    gs.heatmap_to_box(heat)
+
+Names are imported when first used, so that `import gscam_lib` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gscam_lib import datasets, figures, scenes
+    from gscam_lib.boxes import heatmap_to_box
+    from gscam_lib.clip import Knowledge, Model, UnknownPromptWarning, bundled_models, load_model
+    from gscam_lib.datasets import CocoDataset, Example
+    from gscam_lib.evaluation import evaluate, known_examples, summarize
+    from gscam_lib.heatmaps import Heatmap, heatmap, sweep
+    from gscam_lib.methods import METHODS
+    from gscam_lib.metrics import best_iou, iou
+    from gscam_lib.trace import Trace
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "boxes": ("heatmap_to_box",),
+    "clip": ("Knowledge", "Model", "UnknownPromptWarning", "bundled_models", "load_model"),
+    "datasets": ("CocoDataset", "Example"),
+    "evaluation": ("evaluate", "known_examples", "summarize"),
+    "heatmaps": ("Heatmap", "heatmap", "sweep"),
+    "methods": ("METHODS",),
+    "metrics": ("best_iou", "iou"),
+    "trace": ("Trace",),
+}
+# No room may have the name of a function here: importing it would hide the function.
+_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "METHODS",
+    "CocoDataset",
+    "Example",
+    "Heatmap",
+    "Knowledge",
+    "Model",
+    "Trace",
+    "UnknownPromptWarning",
+    "best_iou",
+    "bundled_models",
+    "datasets",
+    "evaluate",
+    "figures",
+    "heatmap",
+    "heatmap_to_box",
+    "iou",
+    "known_examples",
+    "load_model",
+    "scenes",
+    "summarize",
+    "sweep",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        value: object = getattr(import_module(f"gscam_lib.{_HOME[name]}"), name)
+    elif name in {"datasets", "figures", "scenes"}:
+        value = import_module(f"gscam_lib.{name}")
+    else:
+        raise AttributeError(f"module 'gscam_lib' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

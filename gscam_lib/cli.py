@@ -1,0 +1,177 @@
+"""The command line: `gscam`. Everything heavy is imported inside the commands."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    help="What does CLIP look at? Heatmaps for photos and prompts.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str, typer.Option(help="Bundled name, folder, or open_clip arch/tag.")]
+OutOption = Annotated[Path, typer.Option("-o", "--out", help="Where the picture goes.")]
+
+
+@app.callback()
+def main() -> None:
+    """What does CLIP look at? Heatmaps for photos and prompts."""
+
+
+@app.command()
+def heatmap(
+    photo: Annotated[Path, typer.Argument(help="A photo file.")],
+    prompts: Annotated[list[str], typer.Argument(help="One or more descriptions.")],
+    model: ModelOption = "photo-lite",
+    method: Annotated[str, typer.Option(help="See `gscam methods`.")] = "gscorecam",
+    k: Annotated[
+        int | None, typer.Option(help="Channels used; the paper's share if left out.")
+    ] = None,
+    out: OutOption = Path("heatmap.png"),
+) -> None:
+    """Draw where the model sees each PROMPT in PHOTO; print logit, box and seconds."""
+    try:
+        _draw_heatmaps(photo, prompts, model, method, k, out)
+    except (ValueError, OSError) as error:
+        _fail(error)
+
+
+def _draw_heatmaps(
+    photo: Path, prompts: list[str], name: str, method: str, k: int | None, out: Path
+) -> None:
+    import gscam_lib as gs
+
+    clip = gs.load_model(name)
+    trace = clip.trace(photo)
+    heats, boxes = [], []
+    for prompt in prompts:
+        start = time.perf_counter()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", gs.UnknownPromptWarning)
+            heat = gs.heatmap(trace, prompt, method, k=k)
+        box = gs.heatmap_to_box(heat)
+        seconds = time.perf_counter() - start
+        heats.append(heat)
+        boxes.append(box)
+        where = "flat map, no box" if box is None else f"box {box}"
+        typer.echo(f"{prompt}: logit {heat.logit:.2f}, {where}, {seconds:.2f} s")
+        for warning in caught:
+            typer.secho(f"  warning: {warning.message}", fg="yellow", err=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with gs.figures.style():
+        gs.figures.panels(trace.image, heats, boxes).savefig(out)
+    typer.echo(f"wrote {out}")
+
+
+@app.command()
+def evaluate(
+    root: Annotated[Path, typer.Option(help="Folder of the images.")],
+    annotations: Annotated[Path, typer.Option(help="COCO instances JSON.")],
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "gscorecam,gradcam,center",
+    model: ModelOption = "photo-lite",
+    k: Annotated[int | None, typer.Option(help="Channels for gscorecam.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Parquet file for the rows.")] = None,
+) -> None:
+    """Localize every class in every image of a COCO-format data set; print the table."""
+    import gscam_lib as gs
+
+    try:
+        clip = gs.load_model(model)
+        pairs = list(gs.CocoDataset(root, annotations))
+        known = gs.known_examples(clip, pairs)
+        rows = gs.evaluate(clip, known, methods.split(","), k=k, progress=True)
+        if out is not None:
+            rows.to_parquet(out)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    typer.echo(f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class")
+    typer.echo(gs.summarize(rows).round(4).to_string())
+
+
+@app.command()
+def models() -> None:
+    """List the bundled models, and the open_clip weights that can be downloaded."""
+    import open_clip
+
+    import gscam_lib as gs
+
+    typer.echo("bundled, work offline:")
+    for name, folder in gs.bundled_models().items():
+        typer.echo(f"  {name:14s}{_first_line(folder / 'MODEL_CARD.md')}")
+    typer.echo("from open_clip, need a network the first time (architecture/tag):")
+    for architecture, tag in open_clip.list_pretrained():
+        typer.echo(f"  {architecture}/{tag}")
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    import gscam_lib as gs
+
+    for name, function in gs.METHODS.items():
+        typer.echo(f"{name:14s}{(function.__doc__ or '').splitlines()[0]}")
+
+
+@app.command()
+def download(name: Annotated[str, typer.Argument(help="open_clip architecture/tag.")]) -> None:
+    """Fetch weights once, into a folder that `load_model` and other machines can use."""
+    from gscam_lib.clip import save_model
+
+    try:
+        typer.echo(f"saved as {save_model(name)}")
+    except (ValueError, OSError) as error:
+        _fail(error)
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option("-o", "--out")] = Path("figures/bench.md"),
+) -> None:
+    """Time the library beside bare forward passes; takes some minutes."""
+    from gscam_lib.bench import report
+
+    typer.echo(report(out))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is here, what is missing, and how to get it."""
+    import platform
+
+    import torch
+
+    import gscam_lib as gs
+    from gscam_lib.paths import CACHE, DATA
+
+    typer.echo(f"gscam_lib {gs.__version__}, Python {platform.python_version()}")
+    packages = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-image")
+    typer.echo(", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages))
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA"
+    typer.echo(f"device: {cuda}; {torch.get_num_threads()} threads; precision: fp32")
+    absent = "" if DATA.is_dir() else " (missing: clone the repository, or set GSCAM_DATA)"
+    typer.echo(f"data: {DATA}{absent}")
+    for wanted in ("photo-lite", "mini-rn", "mini-vit"):
+        here = wanted in gs.bundled_models()
+        typer.echo(f"  model {wanted}: {'here' if here else 'not in this checkout'}")
+    cached = [p.parent.name for p in CACHE.glob("models/*/open_clip_config.json")]
+    typer.echo(
+        f"  downloaded: {', '.join(cached) or 'nothing (`gscam download NAME` fetches weights)'}"
+    )
+
+
+def _first_line(card: Path) -> str:
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    return next((line for line in lines if line and not line.startswith("#")), "")
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.secho(f"error: {error}", fg="red", err=True)
+    raise typer.Exit(1)

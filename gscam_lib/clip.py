@@ -1,0 +1,559 @@
+"""The network: loading it, feeding it a photo, encoding prompts, finding its spatial layers.
+
+Sources: open_clip for the networks and their weights; the preprocessing of the gScoreCAM paper's
+released code (the whole photo squashed to the input square, bicubic, no crop).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import open_clip
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gscam_lib.paths import CACHE, MODELS
+
+if TYPE_CHECKING:
+    from gscam_lib.trace import Trace
+
+ImageLike: TypeAlias = "Image.Image | str | os.PathLike[str] | np.ndarray[Any, Any]"
+Prompt: TypeAlias = str
+
+DEFAULT_MODEL = "photo-lite"
+CONFIG = "open_clip_config.json"
+
+
+# ---------------------------------------------------------------- photo and its geometry
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a photo of width × height pixels and the network's size × size input map to each other.
+
+    The photo is squashed, not cropped, so the inverse is a plain resize.
+    """
+
+    width: int
+    height: int
+    size: int
+
+    def squash(self, photo: Image.Image) -> Image.Image:
+        """Resize a photo to (size, size), bicubic with antialiasing, as CLIP was trained."""
+        return photo.resize((self.size, self.size), Image.Resampling.BICUBIC)
+
+    def unsquash(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Resize a (h, w) map to (height, width) float32, bilinear with half-pixel centres."""
+        small = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+        full = small.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        return np.asarray(full, dtype=np.float32)
+
+
+def load_photo(image: ImageLike) -> Image.Image:
+    """Read a photo as upright 8-bit RGB, whatever form it comes in.
+
+    image: a PIL image, a path, or a (H, W, 3) uint8 array. EXIF rotation is applied, transparency
+    is laid on white, 16-bit grey is scaled to 8 bit. Raises FileNotFoundError or ValueError.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(
+                f"Got an array of shape {image.shape} and dtype {image.dtype}; expected a photo of "
+                "shape (H, W, 3) and dtype uint8. Convert with (255 * x).astype('uint8') or pass "
+                "a PIL image or a path."
+            )
+        return Image.fromarray(image)
+    if isinstance(image, str | os.PathLike):
+        return _read_photo(Path(image))
+    if isinstance(image, Image.Image):
+        return _to_rgb(image)
+    raise ValueError(
+        f"Got {type(image).__name__} as image; expected a PIL image, a path or a (H, W, 3) uint8 "
+        "array."
+    )
+
+
+def _read_photo(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise FileNotFoundError(f"No photo at {path}. Check the path (relative to {Path.cwd()}).")
+    try:
+        with Image.open(path) as opened:
+            return _to_rgb(opened)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: {error}. Scale it down first.") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a photo ({error}). Expected a complete JPEG, PNG, WebP, "
+            "TIFF or GIF file."
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.width == 0 or image.height == 0:
+        raise ValueError(f"Got an empty image of {image.width} × {image.height} pixels.")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode == "F":
+        raise ValueError(
+            "Got a floating-point image; convert it to 8 bit so that its range is known."
+        )
+    if upright.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to white
+        grey = np.asarray(upright).astype(np.float64)
+        scale = 257.0 if upright.mode != "I" or grey.max() > 255 else 1.0
+        return Image.fromarray((grey / scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return upright.convert("RGB")
+
+
+# ---------------------------------------------------------------- layers
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module of the image tower whose output is a spatial map, or tokens that form one.
+
+    grid: None for a (B, C, h, w) output; (rows, columns) of the patches for token outputs.
+    """
+
+    name: str
+    module: nn.Module
+    grid: tuple[int, int] | None = None
+    batch_first: bool = True
+
+    def to_map(self, output: Tensor) -> Tensor:
+        """Bring an output of the module into the form (B, C, h, w); prefix tokens are left out."""
+        if self.grid is None:
+            if output.ndim != 4:
+                raise ValueError(
+                    f"Layer '{self.name}' gives a tensor of shape {tuple(output.shape)}; expected "
+                    "a spatial map (B, C, h, w). Choose a layer before the pooling."
+                )
+            return output
+        tokens = output if self.batch_first else output.transpose(0, 1)
+        rows, columns = self.grid
+        patches = tokens[:, tokens.shape[1] - rows * columns :]
+        return patches.transpose(1, 2).reshape(len(patches), -1, rows, columns)
+
+
+def find_layer(visual: nn.Module, name: str | None, size: int) -> Layer:
+    """Find a layer by its dotted name below the image tower, or the tower's default.
+
+    Defaults: ResNets, the output of the last stage; ViTs, the normalized input of the last block's
+    attention (after it only CLS reaches the embedding and patch gradients are exactly zero).
+    """
+    modules = dict(visual.named_modules())
+    blocks, grid, batch_first = _transformer(visual)
+    if name is None:
+        name = _default_layer(visual, blocks, size)
+    if name not in modules or name == "":
+        close = difflib.get_close_matches(name, list(modules), n=5, cutoff=0.4)
+        raise ValueError(
+            f"No layer '{name}' in this image tower. Near it: {', '.join(close) or 'nothing'}; "
+            f"its top level has {', '.join(key for key in modules if key and '.' not in key)}."
+        )
+    inside = blocks and any(name == b or name.startswith(b + ".") for b in blocks)
+    return Layer(name, modules[name], grid if inside else None, batch_first)
+
+
+def _transformer(visual: nn.Module) -> tuple[list[str], tuple[int, int] | None, bool]:
+    """Names of the transformer blocks, the patch grid, and whether tokens come batch first."""
+    if isinstance(visual, open_clip.transformer.VisionTransformer):
+        rows, columns = visual.grid_size
+        count = len(visual.transformer.resblocks)
+        names = [f"transformer.resblocks.{i}" for i in range(count)]
+        return names, (rows, columns), bool(visual.transformer.batch_first)
+    trunk = getattr(visual, "trunk", None)
+    if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
+        grid = getattr(trunk.patch_embed, "grid_size", None)
+        if grid is not None:
+            return [f"trunk.blocks.{i}" for i in range(len(trunk.blocks))], tuple(grid), True
+    return [], None, True
+
+
+def _default_layer(visual: nn.Module, blocks: list[str], size: int) -> str:
+    modules = dict(visual.named_modules())
+    if blocks:
+        for norm in ("ln_1", "norm1"):
+            if f"{blocks[-1]}.{norm}" in modules:
+                return f"{blocks[-1]}.{norm}"
+    elif "layer4" in modules:
+        return "layer4"
+    spatial = _spatial_modules(visual, size) if not blocks else []
+    if not spatial:
+        raise ValueError(
+            f"The image tower {type(visual).__name__} has no spatial layer: none of its modules "
+            "gives a (B, C, h, w) map, and it has no transformer blocks that are known here. "
+            "Heatmaps need a ResNet, ViT or convolutional timm tower."
+        )
+    return spatial[-1]
+
+
+def _spatial_modules(visual: nn.Module, size: int) -> list[str]:
+    """Names of the modules whose output is a map larger than 1 × 1, in the order they finish."""
+    found: list[str] = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+                found.append(name)
+
+        return hook
+
+    handles = [m.register_forward_hook(note(n)) for n, m in visual.named_modules() if n]
+    parameter = next(visual.parameters())
+    try:
+        with torch.no_grad(), evaluating(visual):
+            visual(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode for a while; every submodule gets its own mode back afterwards."""
+    training = [m for m in module.modules() if m.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+# ---------------------------------------------------------------- the model
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a model with a closed vocabulary knows of a prompt."""
+
+    known: bool
+    unknown_words: tuple[str, ...] = ()
+    nearest: tuple[str, ...] = ()
+
+
+class UnknownPromptWarning(UserWarning):
+    """A prompt has words that the model has never seen; its map must not be trusted."""
+
+
+class Model:
+    """A CLIP: an image tower with spatial layers, a text tower, and one joint space.
+
+    network: an open_clip model; tokenizer: its tokenizer (texts, context_length) -> (P, L) ids;
+    name: shown in results; layer: dotted name below `network.visual`, None for the default;
+    vocabulary: the names the text tower was trained on, None if it is open.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        *,
+        name: str = "custom",
+        layer: str | None = None,
+        bundled: bool = False,
+        vocabulary: Sequence[str] | None = None,
+    ) -> None:
+        self.network: Any = network  # open_clip's classes say nothing of their attributes
+        self.tokenizer = tokenizer
+        self.name = name
+        self.bundled = bundled
+        self.vocabulary = None if vocabulary is None else tuple(vocabulary)
+        visual = network.visual
+        size = visual.image_size
+        rows, columns = size if isinstance(size, tuple | list) else (size, size)
+        if rows != columns:
+            raise ValueError(f"{name} takes {rows} × {columns} px; expected a square input.")
+        self.input_size = int(rows)
+        with evaluating(network):
+            self.layer = find_layer(visual, layer, self.input_size)
+        mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+        std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        self._mean = torch.tensor(mean).view(3, 1, 1)
+        self._std = torch.tensor(std).view(3, 1, 1)
+        self._text: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, input {self.input_size} px, layer {self.layer.name!r})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.network.parameters()).device
+        return device
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor between cosine and logit (100 for OpenAI's models)."""
+        return float(self.network.logit_scale.detach().exp())
+
+    @cached_property
+    def channels(self) -> int:
+        """Number of channels of the target layer."""
+        blank = Image.new("RGB", (self.input_size, self.input_size))
+        return int(self.trace(blank).activations.shape[0])
+
+    @property
+    def default_k(self) -> int:
+        """The paper's share of channels: 300 of 3072, scaled to this model's layer."""
+        return max(1, round(300 / 3072 * self.channels))
+
+    def trace(self, image: ImageLike, *, layer: str | None = None) -> Trace:
+        """Run one photo through the image tower and keep what was computed.
+
+        image: PIL image, path or (H, W, 3) uint8; layer: as in `Model`, for this trace only.
+        """
+        from gscam_lib.trace import Trace  # the one upward import: so that model.trace reads well
+
+        chosen = (
+            self.layer if layer is None else find_layer(self.network.visual, layer, self.input_size)
+        )
+        return Trace(self, load_photo(image), chosen)
+
+    def preprocess(self, photo: Image.Image) -> Tensor:
+        """Squash a photo and normalize it: (3, S, S) float32 on the model's device."""
+        geometry = Geometry(photo.width, photo.height, self.input_size)
+        pixels = np.asarray(geometry.squash(photo), dtype=np.float32) / 255
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        return ((tensor - self._mean) / self._std).contiguous().to(self.device)
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Embed (B, 3, S, S) preprocessed images: (B, D), unit length."""
+        with evaluating(self.network):
+            features: Tensor = self.network.encode_image(pixels)
+        return nn.functional.normalize(features, dim=-1)
+
+    def encode_text(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Embed prompts: (P, D), unit length; each text is encoded once in a model's life."""
+        new = [p for p in dict.fromkeys(map(check_prompt, prompts)) if p not in self._text]
+        if new:
+            tokens = self._tokenize(new).to(self.device)
+            with torch.no_grad(), evaluating(self.network):
+                features = nn.functional.normalize(self.network.encode_text(tokens), dim=-1)
+            self._text.update(zip(new, features, strict=True))
+        return torch.stack([self._text[p] for p in prompts])
+
+    def logits(self, embeddings: Tensor, prompts: Sequence[Prompt]) -> Tensor:
+        """Logits exp(logit_scale) · cos of (n, D) unit embeddings and P prompts: (n, P)."""
+        return self.logit_scale * embeddings @ self.encode_text(prompts).T
+
+    def _tokenize(self, prompts: list[str]) -> Tensor:
+        length = getattr(self.network, "context_length", None) or self.tokenizer.context_length
+        tokens: Tensor = self.tokenizer(prompts, context_length=length)
+        longer: Tensor = self.tokenizer(prompts, context_length=length + 1)
+        for prompt, short, long in zip(prompts, tokens, longer, strict=True):
+            if not torch.equal(short, long[:length]):  # the tokenizer would cut it silently
+                raise ValueError(
+                    f"The prompt '{prompt[:60]}…' has more than the {length} tokens that "
+                    f"{self.name} reads. Shorten it."
+                )
+        return tokens
+
+    def knows(self, prompt: Prompt) -> Knowledge:
+        """Tell whether a prompt is made of names this model was trained on, else the nearest ones.
+
+        Always known for models with an open vocabulary (any pretrained CLIP).
+        """
+        check_prompt(prompt)
+        if self.vocabulary is None:
+            return Knowledge(True)
+        unknown = _unknown_words(prompt, frozenset(self.vocabulary))
+        if not unknown:
+            return Knowledge(True)
+        spelled = [m for w in unknown for m in difflib.get_close_matches(w, self.vocabulary, n=1)]
+        cosines = self.encode_text(self.vocabulary) @ self.encode_text([prompt])[0]
+        meant = [self.vocabulary[int(i)] for i in cosines.topk(min(3, len(cosines))).indices]
+        return Knowledge(False, unknown, tuple(dict.fromkeys(spelled + meant)))
+
+
+def check_prompt(prompt: Prompt) -> Prompt:
+    """Return the prompt, or raise ValueError if it is not a string with something in it."""
+    if not isinstance(prompt, str):
+        raise ValueError(
+            f"Got {type(prompt).__name__} ({prompt!r:.60}) as prompt; expected a string such as "
+            "'an apple'."
+        )
+    if not prompt.strip():
+        raise ValueError("Got an empty prompt; expected a description such as 'an apple'.")
+    return prompt
+
+
+FILLERS = frozenset(
+    "a an the of in on with and or my our your this that some one two several photo photograph "
+    "picture image close up closeup cropped good bad blurry low resolution bright dark large small "
+    "big there is are it".split()
+)
+
+
+def _unknown_words(prompt: str, vocabulary: frozenset[str]) -> tuple[str, ...]:
+    """Words of the prompt that no vocabulary name covers, longest names matched first."""
+    words = re.findall(r"[\w'’.-]*\w", prompt.lower())
+    longest = max((len(name.split()) for name in vocabulary), default=1)
+    unknown: list[str] = []
+    i = 0
+    while i < len(words):
+        for n in range(min(longest, len(words) - i), 0, -1):
+            if any(form in vocabulary for form in _singular(" ".join(words[i : i + n]))):
+                i += n
+                break
+        else:
+            if words[i] not in FILLERS:
+                unknown.append(words[i])
+            i += 1
+    return tuple(unknown)
+
+
+def _singular(name: str) -> list[str]:
+    rules = [("", ""), ("s", ""), ("es", ""), ("ies", "y"), ("ves", "fe"), ("ves", "f")]
+    return [name[: len(name) - len(end)] + to for end, to in rules if name.endswith(end)]
+
+
+# ---------------------------------------------------------------- loading
+
+
+def bundled_models() -> dict[str, Path]:
+    """Names and folders of the models that come with the library."""
+    return {path.parent.name: path.parent for path in sorted(MODELS.glob(f"*/{CONFIG}"))}
+
+
+def load_model(
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    layer: str | None = None,
+    device: str | torch.device | None = None,
+) -> Model:
+    """Load a CLIP by name, in evaluation mode and fp32.
+
+    name: a bundled model ("photo-lite"), any open_clip "architecture/tag"
+    ("RN50x16-quickgelu/openai"; the tag "random" gives random weights), or a local folder with
+    an open_clip_config.json and weights. layer: the target layer (None: the default of the tower).
+    device: None takes CUDA where there is one. Raises ValueError for names that do not exist and
+    FileNotFoundError for weights that are not here.
+    """
+    name = os.fspath(name)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    bundled = bundled_models()
+    folder = bundled.get(name, Path(name))
+    if not folder.is_dir() and _downloaded(name).is_dir():
+        folder = _downloaded(name)
+    vocabulary: Sequence[str] | None = None
+    if (folder / CONFIG).is_file():
+        network, tokenizer = _from_folder(folder)
+        listing = folder / "vocabulary.json"
+        vocabulary = json.loads(listing.read_text())["names"] if listing.is_file() else None
+    elif folder.is_dir():
+        raise FileNotFoundError(
+            f"The folder {folder} has no {CONFIG}. Expected an open_clip folder: {CONFIG} with "
+            "'model_cfg' and 'preprocess_cfg', beside model.safetensors."
+        )
+    else:
+        network, tokenizer = _from_open_clip(name)
+    network.to(where).eval().requires_grad_(False)
+    return Model(
+        network, tokenizer, name=name, layer=layer, bundled=name in bundled, vocabulary=vocabulary
+    )
+
+
+def save_model(name: str) -> Path:
+    """Fetch open_clip "architecture/tag" weights and keep them as a folder in data/cache/models.
+
+    Returns the folder, which `load_model` finds by the same name, here or copied elsewhere. Raises
+    ValueError for names that do not exist and FileNotFoundError where there is no network.
+    """
+    folder = _downloaded(name)
+    if (folder / CONFIG).is_file():
+        return folder
+    network, _ = _from_open_clip(name)
+    visual: Any = network.visual
+    config = {
+        "model_cfg": open_clip.get_model_config(name.partition("/")[0]),
+        "preprocess_cfg": {**visual.preprocess_cfg, "resize_mode": "squash"},
+    }
+    partial = folder.with_name(folder.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    save_file(network.state_dict(), partial / "model.safetensors")
+    (partial / CONFIG).write_text(json.dumps(config, indent=2))
+    return partial.rename(folder)
+
+
+def _downloaded(name: str) -> Path:
+    return CACHE / "models" / name.replace("/", "-")
+
+
+def _from_folder(folder: Path) -> tuple[nn.Module, Any]:
+    source = f"local-dir:{folder}"
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise FileNotFoundError(f"The folder {folder} has no weights (model.safetensors).")
+    with _quiet():
+        return open_clip.create_model(source), open_clip.get_tokenizer(source)
+
+
+def _from_open_clip(name: str) -> tuple[nn.Module, Any]:
+    architecture, _, tag = name.partition("/")
+    if architecture not in open_clip.list_models():
+        near = difflib.get_close_matches(architecture, open_clip.list_models(), n=4)
+        raise ValueError(
+            f"No model '{name}'. Bundled: {', '.join(bundled_models()) or 'none'}. Otherwise give "
+            "a local folder, or 'architecture/tag' of open_clip, for example "
+            f"'RN50x16-quickgelu/openai'.{' Near it: ' + ', '.join(near) + '.' if near else ''} "
+            "`gscam models` lists all."
+        )
+    tags = ["random", *open_clip.list_pretrained_tags_by_model(architecture)]
+    if tag not in tags:
+        raise ValueError(
+            f"'{architecture}' has no weights '{tag}'. Write '{architecture}/TAG' with TAG one of: "
+            f"{', '.join(tags)}."
+        )
+    source = {} if tag == "random" else open_clip.get_pretrained_cfg(architecture, tag)
+    if source.get("quick_gelu") and not open_clip.get_model_config(architecture).get("quick_gelu"):
+        raise ValueError(
+            f"The weights '{tag}' were trained with QuickGELU and '{architecture}' runs without "
+            f"it, which gives wrong texts. Use '{architecture}-quickgelu/{tag}'."
+        )
+    try:
+        with _quiet():
+            pretrained = None if tag == "random" else tag
+            network = open_clip.create_model(architecture, pretrained, pretrained_text=False)
+            return network, open_clip.get_tokenizer(architecture)
+    except (RuntimeError, OSError) as error:
+        raise FileNotFoundError(_how_to_download(architecture, tag, source)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip's log lines back: what matters of them is said in our errors."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _how_to_download(architecture: str, tag: str, source: dict[str, Any]) -> str:
+    hub = source.get("hf_hub", "").rstrip("/")
+    where = (
+        f"the Hugging Face repository {hub}" if hub else source.get("url", "the Hugging Face hub")
+    )
+    return (
+        f"The weights or the tokenizer of {architecture}/{tag} are not on this machine and could "
+        f"not be fetched (from {where}). Where there is a network, run `gscam download "
+        f"{architecture}/{tag}`; to use them offline, copy the folder it makes, "
+        f"data/cache/models/{architecture}-{tag}, to the same place here or pass its path as name."
+    )

@@ -1,0 +1,29 @@
+"""Example: one question about one photo, with its true answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from gscam_lib.metrics import BoxLike
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A photo, a prompt, and where the named thing is.
+
+    image: a path or PIL image; boxes: (x0, y0, x1, y1) half-open pixels, one per instance; mask:
+    (H, W) bool of all instances together, None where the data set has none; source: the data set.
+    """
+
+    image: Path | Image.Image
+    prompt: str
+    boxes: tuple[BoxLike, ...]
+    category: str
+    image_id: str
+    source: str
+    mask: np.ndarray[Any, Any] | None = None

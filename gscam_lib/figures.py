@@ -1,0 +1,150 @@
+"""Figures, in one style. Each function takes `ax=None` and gives the Axes back; none shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from gscam_lib.boxes import Box
+
+if TYPE_CHECKING:
+    from gscam_lib.heatmaps import Heatmap
+
+STYLE = Path(__file__).parent / "gscam.mplstyle"
+FOLDER = Path(os.environ.get("GSCAM_FIGURES", Path(__file__).resolve().parents[1] / "figures"))
+BOX_COLOR, TRUTH_COLOR = "#FFFFFF", "#56B4E9"
+METHOD_TITLES = {"gscorecam": "gScoreCAM", "scorecam": "ScoreCAM", "gradcam": "Grad-CAM"}
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """Use the project's style inside a `with`; the reader's own settings stay as they were."""
+    with mpl.rc_context(fname=STYLE):
+        yield
+
+
+def use_style() -> None:
+    """Use the project's style from here on, as the notebooks do."""
+    plt.style.use(STYLE)
+
+
+def overlay(
+    photo: np.ndarray[Any, Any],
+    values: np.ndarray[Any, Any],
+    *,
+    cmap: str = "inferno",
+    opacity: float = 0.75,
+) -> np.ndarray[Any, Any]:
+    """Lay a (H, W) heatmap in [0, 1] over a (H, W, 3) uint8 photo: (H, W, 3) uint8.
+
+    The photo fades to grey where the heat is low and colour grows with the heat, so that what the
+    model looks at is seen both in the colour and in the photo.
+    """
+    if values.shape != photo.shape[:2]:
+        raise ValueError(f"Got a heatmap of {values.shape} on a photo of {photo.shape[:2]} pixels.")
+    grey = photo @ np.array([0.299, 0.587, 0.114])
+    base = 0.25 * photo + 0.75 * grey[..., None]
+    color = 255 * mpl.colormaps[cmap](values)[..., :3]
+    alpha = opacity * (0.35 + 0.65 * values[..., None])
+    blend: np.ndarray[Any, Any] = (1 - alpha) * base + alpha * color
+    return blend.clip(0, 255).round().astype(np.uint8)
+
+
+def show_photo(photo: np.ndarray[Any, Any] | Image.Image, *, ax: Axes | None = None) -> Axes:
+    """Show a photo without ticks."""
+    ax = plt.subplots()[1] if ax is None else ax
+    ax.imshow(np.asarray(photo))
+    ax.set_axis_off()
+    return ax
+
+
+def show_heatmap(
+    photo: np.ndarray[Any, Any],
+    heat: Heatmap,
+    *,
+    box: Box | None = None,
+    truth: Sequence[Sequence[float]] = (),
+    cmap: str = "inferno",
+    ax: Axes | None = None,
+) -> Axes:
+    """Show a heatmap over its photo, titled with its prompt; box in white, true boxes in blue."""
+    ax = show_photo(overlay(photo, heat.values, cmap=cmap), ax=ax)
+    for true in truth:
+        draw_box(true, color=TRUTH_COLOR, ax=ax)
+    if box is not None:
+        draw_box(box, color=BOX_COLOR, ax=ax)
+    ax.set_title(f"“{heat.prompt}”{'  (flat)' if heat.flat else ''}")
+    return ax
+
+
+def draw_box(box: Sequence[float], *, color: str = BOX_COLOR, ax: Axes) -> Axes:
+    """Draw a half-open (x0, y0, x1, y1) box along the outer edges of its pixels."""
+    x0, y0, x1, y1 = box
+    for width, shade in ((4.0, "#000000"), (2.0, color)):  # a dark rim is seen on any photo
+        ax.add_patch(
+            Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=shade, lw=width)
+        )
+    return ax
+
+
+def describe(heat: Heatmap) -> str:
+    """One line for captions: method, channels, weights."""
+    channels = f", k = {heat.k}" if heat.k else ""
+    return f"{METHOD_TITLES.get(heat.method, heat.method)}{channels} · weights: {heat.model}"
+
+
+def panels(
+    photo: np.ndarray[Any, Any], heats: Sequence[Heatmap], boxes: Sequence[Box | None] | None = None
+) -> Figure:
+    """The photo and its heatmaps side by side, with a caption that names method and weights."""
+    height, width = photo.shape[:2]
+    columns = len(heats) + 1
+    side = 3.2
+    figure, axes = plt.subplots(
+        1,
+        columns,
+        figsize=(side * columns, side * min(2.0, height / width) + 0.55),
+        layout="constrained",
+    )
+    show_photo(photo, ax=axes[0]).set_title("photo")
+    for ax, heat, box in zip(axes[1:], heats, boxes or [None] * len(heats), strict=True):
+        show_heatmap(photo, heat, box=box, ax=ax)
+    lines = list(dict.fromkeys(map(describe, heats)))
+    figure.supxlabel("   |   ".join(lines), fontsize=8.5, color="#555555", x=0.01, ha="left")
+    return figure
+
+
+def save(figure: Figure, name: str, caption: str, *, folder: Path = FOLDER) -> Path:
+    """Write a figure as PNG and PDF with its caption inside, and list it in the folder's index.
+
+    The files hold no dates, so the same figure is the same bytes. Returns the PNG's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    png = folder / f"{name}.png"
+    figure.savefig(png, metadata={"Software": None, "Description": caption})
+    figure.savefig(png.with_suffix(".pdf"), metadata={"CreationDate": None, "Subject": caption})
+    write_index(folder)
+    return png
+
+
+def write_index(folder: Path = FOLDER) -> Path:
+    """Write the folder's README.md from the captions inside its PNG files."""
+    parts = ["# Figures", "Made by the notebooks (`make figures`); each is there as PDF too."]
+    for png in sorted(folder.glob("*.png")):
+        with Image.open(png) as opened:
+            caption = opened.info.get("Description", "")
+        parts.append(f"## {png.stem}\n![{png.stem}]({png.name})\n\n{caption}")
+    index = folder / "README.md"
+    index.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return index

@@ -1,0 +1,96 @@
+"""cli.py: the commands as a person types them."""
+
+import json
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import gscam_lib as gs
+from gscam_lib.cli import app
+
+PHOTO_LITE = ["--model", "photo-lite"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture
+def cat(tmp_path):
+    from skimage import data
+
+    path = tmp_path / "chelsea.png"
+    Image.fromarray(data.chelsea()).save(path)
+    return path
+
+
+def test_heatmap_of_two_prompts(cat, tmp_path):
+    out = tmp_path / "new" / "cat.png"
+    result = run("heatmap", cat, "a tabby cat", "a golden retriever", "--k", 8, "-o", out)
+    assert result.exit_code == 0, result.output
+    trace = gs.load_model("photo-lite").trace(cat)
+    box = gs.heatmap_to_box(gs.heatmap(trace, "a tabby cat", k=8))
+    assert f"a tabby cat: logit {trace.logit('a tabby cat'):.2f}, box {box}" in result.output
+    assert "a golden retriever: logit" in result.output
+    with Image.open(out) as picture:
+        assert picture.width > 2 * picture.height
+
+
+def test_an_unknown_word_is_reported(cat, tmp_path):
+    result = run("heatmap", cat, "a flurbified zorp", "--k", 2, "-o", tmp_path / "x.png")
+    assert result.exit_code == 0
+    assert "does not know 'flurbified', 'zorp'" in result.stderr
+    assert "Nearest names" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpg", "a cat"], "No photo at nowhere.jpg"),
+        (["PHOTO", ""], "empty prompt"),
+        (["PHOTO", "a cat", "--k", "99999"], "from 1 to 1280"),
+        (["PHOTO", "a cat", "--method", "nope"], "No method 'nope'"),
+        (["PHOTO", "a cat", "--model", "nope"], "No model 'nope'"),
+    ],
+)
+def test_errors_are_one_line_not_a_traceback(cat, arguments, message):
+    result = run("heatmap", *[cat if a == "PHOTO" else a for a in arguments])
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_evaluate_prints_the_table(cat, tmp_path):
+    content = {
+        "images": [{"id": 7, "file_name": cat.name, "width": 451, "height": 300}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "zorp"}],
+        "annotations": [
+            {"id": i, "image_id": 7, "category_id": i, "bbox": [60, 0, 391, 300], "area": 1}
+            for i in (1, 2)
+        ],
+    }
+    annotations = tmp_path / "instances.json"
+    annotations.write_text(json.dumps(content))
+    options = ["--root", tmp_path, "--annotations", annotations, "--methods", "gradcam,center"]
+    result = run("evaluate", *options, "--out", tmp_path / "rows.parquet")
+    assert result.exit_code == 0, result.output
+    assert "1 of 2 (image, class) pairs have a known class" in result.stdout
+    assert "gradcam" in result.stdout
+    assert (tmp_path / "rows.parquet").is_file()
+
+
+def test_models_methods_and_doctor():
+    listed = run("models").output
+    assert "photo-lite" in listed
+    assert "RN50x16-quickgelu/openai" in listed
+    assert all(name in run("methods").output for name in gs.METHODS)
+    doctor = run("doctor").output
+    for word in ("torch", "threads", "fp32", "photo-lite: here"):
+        assert word in doctor
+
+
+def test_download_says_what_is_missing():
+    result = run("download", "RN50-quickgelu/yfcc15m")
+    assert result.exit_code == 1
+    assert "Where there is a network" in result.stderr

@@ -1,0 +1,67 @@
+"""figures.py: what is drawn, and that the same figure is the same bytes."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+import gscam_lib as gs
+from gscam_lib import figures
+
+mpl.use("Agg")
+
+
+@pytest.fixture
+def heat(photo):
+    values = np.zeros(photo.shape[:2], np.float32)
+    values[10:20, 30:50] = 1
+    return gs.heatmaps.Heatmap(values, False, 20.0, "gscorecam", "a cat", 25, "tiny")
+
+
+def test_overlay_colours_the_hot_part(photo, heat):
+    mixed = figures.overlay(photo, heat.values)
+    assert mixed.shape == photo.shape
+    assert mixed.dtype == np.uint8
+    hot = mixed[10:20, 30:50].mean((0, 1))
+    cold = mixed[25:, :20].mean((0, 1))
+    assert hot[0] > hot[2] + 30  # inferno's end is yellow, its start nearly black
+    assert hot.sum() > cold.sum()
+    with pytest.raises(ValueError, match="70"):
+        figures.overlay(photo, heat.values.T)
+
+
+def test_axes_in_axes_out(photo, heat):
+    _, ax = plt.subplots()
+    assert figures.show_heatmap(photo, heat, box=(30, 10, 50, 20), ax=ax) is ax
+    rectangle = ax.patches[-1]
+    assert rectangle.get_xy() == (29.5, 9.5)
+    assert (rectangle.get_width(), rectangle.get_height()) == (20, 10)
+    assert "a cat" in ax.get_title(loc="left") + ax.get_title()
+    assert figures.show_photo(photo) is not ax
+
+
+def test_panels_name_prompts_and_weights(photo, heat):
+    figure = figures.panels(photo, [heat, heat], [None, (1, 2, 3, 4)])
+    assert len(figure.axes) == 3
+    assert "gScoreCAM, k = 25 · weights: tiny" in figure.get_supxlabel()
+
+
+def test_saved_figures_are_the_same_bytes_and_listed(photo, heat, tmp_path):
+    contents = []
+    for _ in range(2):
+        figure = figures.panels(photo, [heat])
+        png = figures.save(figure, "one", "What one sees. Weights: tiny.", folder=tmp_path)
+        contents.append((png.read_bytes(), png.with_suffix(".pdf").read_bytes()))
+    assert contents[0] == contents[1]
+    assert Image.open(png).width > 300
+    index = (tmp_path / "README.md").read_text()
+    assert "![one](one.png)" in index
+    assert "What one sees. Weights: tiny." in index
+
+
+def test_the_readers_settings_stay(photo, heat):
+    before = dict(mpl.rcParams)
+    with figures.style():
+        figures.show_heatmap(photo, heat)
+    assert dict(mpl.rcParams) == before
