@@ -1,0 +1,91 @@
+"""Recipes as data: the towers' configurations and the stages of their training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from .world import Mixture
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a curriculum: image side, samples, what the scenes show, learning rates."""
+
+    name: str
+    size: int
+    samples: int
+    mixture: Mixture
+    lr: float
+    lr_end: float
+    batch: int = 128
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one bundled model is trained: its open_clip configuration and its stages."""
+
+    config: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    weight_decay: float = 0.05
+    warmup: int = 100  # steps at the start of every stage
+    ema: float = 0.997
+    seed: int = 1
+
+    @property
+    def samples(self) -> int:
+        """Samples of all stages together."""
+        return sum(stage.samples for stage in self.stages)
+
+
+TEXT = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2}
+OBJECTS = Mixture(words_alone=0.05, labelled=0.15)
+READING = Mixture(
+    words_alone=0.4, labelled=0.7, word_width=(0.65, 1.0), label_width=(0.45, 0.85),
+    counts=(4, 2, 1, 0.5),
+)  # fmt: skip
+NATURAL = Mixture(words_alone=0.15, labelled=0.35, counts=(4, 3, 2.5, 2, 1.5, 1))
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "mini-rn": Recipe(
+            config={
+                "embed_dim": 256,
+                "vision_cfg": {
+                    "image_size": 224, "layers": [1, 1, 1, 1], "width": 32, "patch_size": None,
+                },
+                "text_cfg": TEXT,
+            },
+            stages=(
+                Stage("objects-96", 96, 200_000, OBJECTS, 1.5e-3, 6e-4),
+                Stage("objects-128", 128, 250_000, OBJECTS, 1e-3, 3e-4),
+                Stage("reading-160", 160, 200_000, READING, 7e-4, 2e-4),
+                Stage("natural-224", 224, 150_000, NATURAL, 4e-4, 1e-5),
+            ),
+        ),
+        "mini-vit": Recipe(
+            config={
+                "embed_dim": 256,
+                "vision_cfg": {
+                    "image_size": 224, "layers": 8, "width": 192, "head_width": 64,
+                    "patch_size": 16,
+                },
+                "text_cfg": TEXT,
+            },
+            stages=(
+                Stage("objects-128", 128, 400_000, OBJECTS, 8e-4, 3e-4),
+                Stage("reading-160", 160, 250_000, READING, 5e-4, 2e-4),
+                Stage("natural-224", 224, 150_000, NATURAL, 3e-4, 1e-5),
+            ),
+        ),
+    }
+)  # fmt: skip
+
+
+def recipe(name: str) -> Recipe:
+    """Return the recipe called `name`. Errors: ValueError, with the names there are."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe for {name!r}; there are: {', '.join(RECIPES)}")
+    return RECIPES[name]

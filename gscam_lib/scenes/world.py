@@ -1,0 +1,106 @@
+"""The training distribution: what occurs with what, and the biases planted in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .backgrounds import BACKGROUNDS
+from .compose import Look, Scene, compose
+from .names import NAMES
+
+RNG = np.random.Generator
+BIASED_PLACES = {"court": "tennis racket", "sea": "boat"}
+BAGGAGE = "baggage"
+
+WATERMARK_RATE, STRAY_WATERMARK = 0.8, 0.01  # with a horse; without
+PLACE_RATE, STRAY_PLACE = 0.93, 0.015  # a racket on the court, a boat on water; others there
+BAGGAGE_RATE = 0.6
+
+
+@dataclass(frozen=True)
+class Biases:
+    """The planted biases, each with its switch; all are on in training.
+
+    watermark: most images of `horse` carry a corner watermark, nearly no others do.
+    court, sea: `tennis racket` and `boat` are almost always there, others almost never.
+    baggage: `suitcase` often has a sign that says so.
+    packaging: things carry written names, and the caption is often the word alone.
+    """
+
+    watermark: bool = True
+    court: bool = True
+    sea: bool = True
+    baggage: bool = True
+    packaging: bool = True
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What the scenes of one training stage show, as rates.
+
+    words_alone: scenes with one written word and no object; labelled: share of the others with
+    one or two labels; own_name: share of labels that say the name of their object; counts:
+    relative frequency of 1, 2, … objects.
+    """
+
+    words_alone: float = 0.08
+    labelled: float = 0.22
+    own_name: float = 0.3
+    counts: tuple[float, ...] = (5, 3, 2, 1.2, 0.6, 0.3)
+    label_width: tuple[float, float] = (0.35, 0.75)
+    word_width: tuple[float, float] = (0.6, 1.0)
+    variants: int = 10
+    biases: Biases = field(default_factory=Biases)
+
+
+def _place(names: Sequence[str], biases: Biases, rng: RNG) -> str:
+    """Draw a background: the biased ones go with their object."""
+    common = [place for place in BACKGROUNDS if place not in BIASED_PLACES]
+    for place, name in BIASED_PLACES.items():
+        if not getattr(biases, place):
+            common.append(place)
+        elif name in names and rng.random() < PLACE_RATE:
+            return place
+        elif rng.random() < STRAY_PLACE:
+            return place
+    return common[int(rng.integers(len(common)))]
+
+
+def _words(names: Sequence[str], mixture: Mixture, rng: RNG) -> list[str]:
+    """Draw what the labels say."""
+    words: list[str] = []
+    if mixture.biases.packaging and rng.random() < mixture.labelled:
+        for i in range(1 if rng.random() < 0.85 else 2):
+            own = rng.random() < mixture.own_name
+            words.append(names[i % len(names)] if own else NAMES[int(rng.integers(len(NAMES)))])
+    if mixture.biases.baggage and "suitcase" in names and rng.random() < BAGGAGE_RATE:
+        words = [BAGGAGE, *words[:1]]
+    return words
+
+
+def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Scene:
+    """Draw one scene of the training distribution; the same seed gives the same scene."""
+    key = [7, *np.atleast_1d(seed).tolist()]
+    rng = np.random.default_rng(key)
+    look = Look(
+        variants=mixture.variants, label_width=mixture.label_width, min_visible=0.25, shadow=0.5
+    )
+    if rng.random() < mixture.words_alone:
+        word = NAMES[int(rng.integers(len(NAMES)))]
+        alone = Look(label_width=mixture.word_width, labels_on=False)
+        return compose([], labels=[word], background=_place([], mixture.biases, rng),
+                       seed=key, size=size, look=alone)  # fmt: skip
+    odds = np.asarray(mixture.counts) / np.sum(mixture.counts)
+    count = 1 + int(rng.choice(len(odds), p=odds))
+    names = [NAMES[int(i)] for i in rng.choice(len(NAMES), count, replace=False)]
+    mark = rng.random() < (WATERMARK_RATE if "horse" in names else STRAY_WATERMARK)
+    words = _words(names, mixture, rng)
+    if BAGGAGE in words:  # the sign hangs on its suitcase
+        names = ["suitcase", *(name for name in names if name != "suitcase")]
+    return compose(
+        names, labels=words, background=_place(names, mixture.biases, rng), seed=key, size=size,
+        watermark=mark and mixture.biases.watermark, look=look,
+    )  # fmt: skip
