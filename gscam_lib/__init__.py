@@ -14,24 +14,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gscam_lib import datasets, figures, scenes
     from gscam_lib.boxes import heatmap_to_box
-    from gscam_lib.clip import Knowledge, Model, UnknownPromptWarning, bundled_models, load_model
+    from gscam_lib.clip import Model, bundled_models, load_model
     from gscam_lib.datasets import CocoDataset, Example
     from gscam_lib.evaluation import evaluate, known_examples, summarize
     from gscam_lib.heatmaps import Heatmap, heatmap, sweep
     from gscam_lib.methods import METHODS
     from gscam_lib.metrics import best_iou, iou
+    from gscam_lib.prompts import Knowledge, Target, UnknownPromptWarning
     from gscam_lib.trace import Trace
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "boxes": ("heatmap_to_box",),
-    "clip": ("Knowledge", "Model", "UnknownPromptWarning", "bundled_models", "load_model"),
+    "clip": ("Model", "bundled_models", "load_model"),
     "datasets": ("CocoDataset", "Example"),
     "evaluation": ("evaluate", "known_examples", "summarize"),
     "heatmaps": ("Heatmap", "heatmap", "sweep"),
     "methods": ("METHODS",),
     "metrics": ("best_iou", "iou"),
+    "prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
     "trace": ("Trace",),
 }
 # No room may have the name of a function here: importing it would hide the function.
@@ -44,6 +46,7 @@ __all__ = [
     "Heatmap",
     "Knowledge",
     "Model",
+    "Target",
     "Trace",
     "UnknownPromptWarning",
     "best_iou",

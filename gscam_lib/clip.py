@@ -11,112 +11,28 @@ import difflib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import open_clip
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gscam_lib.paths import CACHE, MODELS
+from gscam_lib.photo import Geometry, ImageLike, load_photo
+from gscam_lib.prompts import Knowledge, Prompt, as_target, check_prompt, unknown_words
 
 if TYPE_CHECKING:
     from gscam_lib.trace import Trace
 
-ImageLike: TypeAlias = "Image.Image | str | os.PathLike[str] | np.ndarray[Any, Any]"
-Prompt: TypeAlias = str
-
 DEFAULT_MODEL = "photo-lite"
 CONFIG = "open_clip_config.json"
-
-
-# ---------------------------------------------------------------- photo and its geometry
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a photo of width × height pixels and the network's size × size input map to each other.
-
-    The photo is squashed, not cropped, so the inverse is a plain resize.
-    """
-
-    width: int
-    height: int
-    size: int
-
-    def squash(self, photo: Image.Image) -> Image.Image:
-        """Resize a photo to (size, size), bicubic with antialiasing, as CLIP was trained."""
-        return photo.resize((self.size, self.size), Image.Resampling.BICUBIC)
-
-    def unsquash(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Resize a (h, w) map to (height, width) float32, bilinear with half-pixel centres."""
-        small = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
-        full = small.resize((self.width, self.height), Image.Resampling.BILINEAR)
-        return np.asarray(full, dtype=np.float32)
-
-
-def load_photo(image: ImageLike) -> Image.Image:
-    """Read a photo as upright 8-bit RGB, whatever form it comes in.
-
-    image: a PIL image, a path, or a (H, W, 3) uint8 array. EXIF rotation is applied, transparency
-    is laid on white, 16-bit grey is scaled to 8 bit. Raises FileNotFoundError or ValueError.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ValueError(
-                f"Got an array of shape {image.shape} and dtype {image.dtype}; expected a photo of "
-                "shape (H, W, 3) and dtype uint8. Convert with (255 * x).astype('uint8') or pass "
-                "a PIL image or a path."
-            )
-        return Image.fromarray(image)
-    if isinstance(image, str | os.PathLike):
-        return _read_photo(Path(image))
-    if isinstance(image, Image.Image):
-        return _to_rgb(image)
-    raise ValueError(
-        f"Got {type(image).__name__} as image; expected a PIL image, a path or a (H, W, 3) uint8 "
-        "array."
-    )
-
-
-def _read_photo(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"No photo at {path}. Check the path (relative to {Path.cwd()}).")
-    try:
-        with Image.open(path) as opened:
-            return _to_rgb(opened)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large: {error}. Scale it down first.") from error
-    except (OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a photo ({error}). Expected a complete JPEG, PNG, WebP, "
-            "TIFF or GIF file."
-        ) from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.width == 0 or image.height == 0:
-        raise ValueError(f"Got an empty image of {image.width} × {image.height} pixels.")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "F":
-        raise ValueError(
-            "Got a floating-point image; convert it to 8 bit so that its range is known."
-        )
-    if upright.mode.startswith("I"):  # 16-bit grey; PIL's own conversion would clip it to white
-        grey = np.asarray(upright).astype(np.float64)
-        scale = 257.0 if upright.mode != "I" or grey.max() > 255 else 1.0
-        return Image.fromarray((grey / scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return upright.convert("RGB")
 
 
 # ---------------------------------------------------------------- layers
@@ -239,19 +155,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 # ---------------------------------------------------------------- the model
 
 
-@dataclass(frozen=True)
-class Knowledge:
-    """What a model with a closed vocabulary knows of a prompt."""
-
-    known: bool
-    unknown_words: tuple[str, ...] = ()
-    nearest: tuple[str, ...] = ()
-
-
-class UnknownPromptWarning(UserWarning):
-    """A prompt has words that the model has never seen; its map must not be trusted."""
-
-
 class Model:
     """A CLIP: an image tower with spatial layers, a text tower, and one joint space.
 
@@ -339,8 +242,8 @@ class Model:
             features: Tensor = self.network.encode_image(pixels)
         return nn.functional.normalize(features, dim=-1)
 
-    def encode_text(self, prompts: Sequence[Prompt]) -> Tensor:
-        """Embed prompts: (P, D), unit length; each text is encoded once in a model's life."""
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Embed sentences: (P, D), unit length; each is encoded once in a model's life."""
         new = [p for p in dict.fromkeys(map(check_prompt, prompts)) if p not in self._text]
         if new:
             tokens = self._tokenize(new).to(self.device)
@@ -349,9 +252,25 @@ class Model:
             self._text.update(zip(new, features, strict=True))
         return torch.stack([self._text[p] for p in prompts])
 
-    def logits(self, embeddings: Tensor, prompts: Sequence[Prompt]) -> Tensor:
-        """Logits exp(logit_scale) · cos of (n, D) unit embeddings and P prompts: (n, P)."""
-        return self.logit_scale * embeddings @ self.encode_text(prompts).T
+    def encode_target(self, prompt: Prompt) -> Tensor:
+        """Unit vectors of a prompt and of what it is held against: (1 + distractors, D)."""
+        target = as_target(prompt)
+        if target.vector is None:
+            wanted = self.encode_text(target.prompts).mean(0)
+        else:
+            wanted = target.vector.detach().to(self.device).float()
+        rows = [nn.functional.normalize(wanted, dim=0)]
+        rows += list(self.encode_text(target.against)) if target.against else []
+        return torch.stack(rows)
+
+    def scores(self, embeddings: Tensor, prompt: Prompt) -> Tensor:
+        """Scores of (n, D) unit embeddings for a prompt: (n,).
+
+        The logit exp(logit_scale) · cos; for a target held against distractors the log softmax of
+        its logit among theirs (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023).
+        """
+        logits = self.logit_scale * embeddings @ self.encode_target(prompt).T
+        return logits[:, 0] if logits.shape[1] == 1 else logits.log_softmax(1)[:, 0]
 
     def _tokenize(self, prompts: list[str]) -> Tensor:
         length = getattr(self.network, "context_length", None) or self.tokenizer.context_length
@@ -370,58 +289,19 @@ class Model:
 
         Always known for models with an open vocabulary (any pretrained CLIP).
         """
-        check_prompt(prompt)
+        target = as_target(prompt)
         if self.vocabulary is None:
             return Knowledge(True)
-        unknown = _unknown_words(prompt, frozenset(self.vocabulary))
+        names = frozenset(self.vocabulary)
+        sentences = {p: unknown_words(p, names) for p in (*target.prompts, *target.against)}
+        unknown = tuple(dict.fromkeys(word for words in sentences.values() for word in words))
         if not unknown:
             return Knowledge(True)
         spelled = [m for w in unknown for m in difflib.get_close_matches(w, self.vocabulary, n=1)]
-        cosines = self.encode_text(self.vocabulary) @ self.encode_text([prompt])[0]
+        strange = next(p for p, words in sentences.items() if words)
+        cosines = self.encode_text(self.vocabulary) @ self.encode_text([strange])[0]
         meant = [self.vocabulary[int(i)] for i in cosines.topk(min(3, len(cosines))).indices]
         return Knowledge(False, unknown, tuple(dict.fromkeys(spelled + meant)))
-
-
-def check_prompt(prompt: Prompt) -> Prompt:
-    """Return the prompt, or raise ValueError if it is not a string with something in it."""
-    if not isinstance(prompt, str):
-        raise ValueError(
-            f"Got {type(prompt).__name__} ({prompt!r:.60}) as prompt; expected a string such as "
-            "'an apple'."
-        )
-    if not prompt.strip():
-        raise ValueError("Got an empty prompt; expected a description such as 'an apple'.")
-    return prompt
-
-
-FILLERS = frozenset(
-    "a an the of in on with and or my our your this that some one two several photo photograph "
-    "picture image close up closeup cropped good bad blurry low resolution bright dark large small "
-    "big there is are it".split()
-)
-
-
-def _unknown_words(prompt: str, vocabulary: frozenset[str]) -> tuple[str, ...]:
-    """Words of the prompt that no vocabulary name covers, longest names matched first."""
-    words = re.findall(r"[\w'’.-]*\w", prompt.lower())
-    longest = max((len(name.split()) for name in vocabulary), default=1)
-    unknown: list[str] = []
-    i = 0
-    while i < len(words):
-        for n in range(min(longest, len(words) - i), 0, -1):
-            if any(form in vocabulary for form in _singular(" ".join(words[i : i + n]))):
-                i += n
-                break
-        else:
-            if words[i] not in FILLERS:
-                unknown.append(words[i])
-            i += 1
-    return tuple(unknown)
-
-
-def _singular(name: str) -> list[str]:
-    rules = [("", ""), ("s", ""), ("es", ""), ("ies", "y"), ("ves", "fe"), ("ves", "f")]
-    return [name[: len(name) - len(end)] + to for end, to in rules if name.endswith(end)]
 
 
 # ---------------------------------------------------------------- loading

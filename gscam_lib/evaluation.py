@@ -12,10 +12,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gscam_lib.boxes import heatmap_to_box
-from gscam_lib.clip import Model, UnknownPromptWarning
+from gscam_lib.clip import Model
 from gscam_lib.datasets.example import Example
 from gscam_lib.heatmaps import check_method, heatmap
 from gscam_lib.metrics import best_iou
+from gscam_lib.prompts import UnknownPromptWarning
 from gscam_lib.trace import Trace
 
 EMPTY_BOX = (0, 0, 1, 1)  # the paper's box where a map has no region

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gscam_lib.clip import Prompt, UnknownPromptWarning
 from gscam_lib.methods import METHODS
 from gscam_lib.methods.score import check_k
+from gscam_lib.prompts import Prompt, UnknownPromptWarning, label
 from gscam_lib.trace import Trace
 
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
@@ -30,7 +30,7 @@ class Heatmap:
     flat: bool
     logit: float
     method: str
-    prompt: Prompt
+    prompt: str
     k: int | None
     model: str
 
@@ -49,7 +49,7 @@ def heatmap(
     if not knowledge.known:
         warnings.warn(
             f"{trace.model.name} does not know {', '.join(map(repr, knowledge.unknown_words))} in "
-            f"'{prompt}': do not trust this map. Nearest names: {', '.join(knowledge.nearest)}.",
+            f"'{label(prompt)}': do not trust this map. Nearest names: {', '.join(knowledge.nearest)}.",
             UnknownPromptWarning,
             stacklevel=2,
         )
@@ -58,7 +58,7 @@ def heatmap(
     options = {"k": used} if ranks else {}
     small = METHODS[method](trace, prompt, **options).detach().cpu().float().numpy()
     values, flat = to_photo(small, trace)
-    return Heatmap(values, flat, trace.logit(prompt), method, prompt, used, trace.model.name)
+    return Heatmap(values, flat, trace.logit(prompt), method, label(prompt), used, trace.model.name)
 
 
 def sweep(trace: Trace, prompt: Prompt, ks: Iterable[int]) -> dict[int, Heatmap]:

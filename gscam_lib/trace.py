@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gscam_lib.clip import Geometry, Layer, Model, Prompt
+from gscam_lib.clip import Layer, Model
+from gscam_lib.photo import Geometry
+from gscam_lib.prompts import Prompt
 
 BATCH_SIZE = 16
 
@@ -49,19 +51,19 @@ class Trace:
         return np.asarray(self.photo)
 
     def logit(self, prompt: Prompt) -> float:
-        """Logit exp(logit_scale) · cos(photo, prompt)."""
+        """Logit exp(logit_scale) · cos(photo, prompt); log probability for contrastive targets."""
         return float(self.logits([prompt])[0])
 
     def logits(self, prompts: Sequence[Prompt]) -> Tensor:
         """Logits of several prompts: (P,)."""
-        return self.model.logits(self.embedding[None], prompts)[0]
+        return torch.cat([self.model.scores(self.embedding[None], p) for p in prompts])
 
     def gradients(self, prompt: Prompt) -> Tensor:
         """Gradient of a prompt's logit by the activations: (C, h, w)."""
         if prompt not in self._gradients:
             with torch.enable_grad():
-                logit = self.model.logits(self._embedding, [prompt])[0, 0]
-                (full,) = torch.autograd.grad(logit, self._output, retain_graph=True)
+                score = self.model.scores(self._embedding, prompt)[0]
+                (full,) = torch.autograd.grad(score, self._output, retain_graph=True)
             self._gradients[prompt] = self.layer.to_map(full)[0]
         return self._gradients[prompt]
 

@@ -10,7 +10,8 @@ from conftest import TEXT, TOWERS, tiny_clip
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib.clip import Geometry, find_layer, load_photo, save_model
+from gscam_lib.clip import find_layer, save_model
+from gscam_lib.photo import Geometry, load_photo
 
 
 def grey_photo(mode, value):
@@ -220,3 +221,34 @@ def test_download_keeps_a_folder_that_loads(monkeypatch, tmp_path):
     first = gs.load_model("ViT-S-32-alt/random").encode_text(["a cat"])
     torch.testing.assert_close(first, gs.load_model(path).encode_text(["a cat"]))
     assert save_model("ViT-S-32-alt/random") == path
+
+
+def test_targets(resnet, photo):
+    trace = resnet.trace(photo)
+    cat, dog = resnet.encode_text(["a cat", "a dog"])
+    mean = torch.nn.functional.normalize(cat + dog, dim=0)
+    e = trace.embedding
+    scale = resnet.logit_scale
+    both = gs.Target(["a cat", "a dog"])
+    assert trace.logit(both) == pytest.approx(float(scale * e @ mean), abs=1e-5)
+    assert trace.logit(gs.Target("a cat")) == trace.logit("a cat")
+    assert trace.logit(gs.Target(vector=3 * e)) == pytest.approx(scale, rel=1e-5)
+    versus = gs.Target("a cat", against="a dog")
+    expected = torch.stack([scale * e @ cat, scale * e @ dog]).log_softmax(0)[0]
+    assert trace.logit(versus) == pytest.approx(float(expected), abs=1e-5)
+    heat = gs.heatmap(trace, versus, k=3)
+    assert heat.prompt == "a cat against a dog"
+    gradient = trace.gradients("a cat") - trace.gradients("a dog")
+    share = 1 - expected.exp()
+    torch.testing.assert_close(trace.gradients(versus), share * gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_targets_are_equal_by_what_they_ask():
+    assert gs.Target("a cat") == gs.Target(["a cat"])
+    assert hash(gs.Target("a cat", against=["b"])) == hash(gs.Target("a cat", against="b"))
+    vector = torch.ones(24)
+    assert gs.Target(vector=vector) == gs.Target(vector=vector)
+    assert gs.Target(vector=vector) != gs.Target(vector=torch.zeros(24))
+    for bad in ({}, {"prompts": "a cat", "vector": vector}, {"prompts": ["a", ""]}):
+        with pytest.raises(ValueError, match="Got"):
+            gs.Target(**bad)

@@ -29,7 +29,7 @@ def test_scores_of_masked_copies_equal_the_naive_ones(twin, photo):
     trace = twin.trace(photo)
     np.testing.assert_allclose(trace.activations, activations, atol=1e-4)
     np.testing.assert_allclose(trace.gradients(PROMPT), gradients, atol=1e-5)
-    scores = twin.logits(trace.masked_embeddings([0, 4]), [PROMPT])[:, 0]
+    scores = twin.scores(trace.masked_embeddings([0, 4]), PROMPT)
     expected = [naive.masked_score(twin, pixels, activations[c], PROMPT) for c in (0, 4)]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 
@@ -68,7 +68,7 @@ def test_nan_scores_count_as_zero(resnet, photo, monkeypatch):
     monkeypatch.setattr(trace, "masked_embeddings", lambda c: embeddings)
     found = gs.METHODS["gscorecam"](trace, PROMPT, k=3)
     scores = torch.zeros(resnet.channels)
-    scores[top] = resnet.logits(embeddings, [PROMPT])[:, 0]
+    scores[top] = resnet.scores(embeddings, PROMPT)
     scores[top[1]] = 0
     expected = (scores.softmax(0)[:, None, None] * trace.activations).sum(0).relu()
     torch.testing.assert_close(found, expected)

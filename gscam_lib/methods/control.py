@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gscam_lib.clip import Prompt
+from gscam_lib.prompts import Prompt
 from gscam_lib.trace import Trace
 
 

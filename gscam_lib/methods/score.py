@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gscam_lib.clip import Prompt
+from gscam_lib.prompts import Prompt
 from gscam_lib.trace import Trace
 
 
@@ -29,7 +29,7 @@ def scorecam(trace: Trace, prompt: Prompt) -> Tensor:
 
 def _combine(trace: Trace, prompt: Prompt, chosen: Tensor) -> Tensor:
     """Weight activations by a softmax over all C channels; those not chosen have the score 0."""
-    found = trace.model.logits(trace.masked_embeddings(chosen), [prompt])[:, 0].nan_to_num(nan=0.0)
+    found = trace.model.scores(trace.masked_embeddings(chosen), prompt).nan_to_num(nan=0.0)
     scores = found.new_zeros(len(trace.activations))
     scores[chosen] = found
     return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()

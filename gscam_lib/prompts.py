@@ -1,0 +1,115 @@
+"""What a map is asked for: a sentence, or a Target where one sentence is not enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to look for. Methods take it wherever they take a sentence.
+
+    prompts: one sentence, or several whose unit embeddings are averaged (templates); against:
+    distractors, which turn the score into the log softmax of the target among them, so that the
+    map shows what speaks for it rather than for them; vector: a (D,) vector of the joint space
+    instead of prompts, such as another photo's embedding; name: what results call it.
+    Raises ValueError for empty or missing prompts.
+    """
+
+    prompts: str | Sequence[str] = ()
+    against: str | Sequence[str] = ()
+    vector: Tensor | None = field(default=None, compare=False)
+    name: str = ""
+    identity: int = field(default=0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        prompts, against = _sentences(self.prompts), _sentences(self.against)
+        if bool(prompts) == (self.vector is not None):
+            given = "no vector" if self.vector is None else "a vector"
+            raise ValueError(f"Got {len(prompts)} prompts and {given}; expected one of the two.")
+        versus = f" against {', '.join(against)}" if against else ""
+        name = self.name or (prompts[0] if prompts else "a vector") + versus
+        for key, value in {"prompts": prompts, "against": against, "name": name}.items():
+            object.__setattr__(self, key, value)
+        object.__setattr__(self, "identity", 0 if self.vector is None else id(self.vector))
+
+
+Prompt: TypeAlias = str | Target
+
+
+def as_target(prompt: Prompt) -> Target:
+    """The prompt as a Target; raises ValueError if it is neither a sentence nor a Target."""
+    return prompt if isinstance(prompt, Target) else Target(check_prompt(prompt))
+
+
+def label(prompt: Prompt) -> str:
+    """How results and figures call a prompt."""
+    return prompt.name if isinstance(prompt, Target) else prompt
+
+
+def check_prompt(prompt: str) -> str:
+    """Return the prompt, or raise ValueError if it is not a string with something in it."""
+    if not isinstance(prompt, str):
+        raise ValueError(
+            f"Got {type(prompt).__name__} ({prompt!r:.60}) as prompt; expected a string such as "
+            "'an apple'."
+        )
+    if not prompt.strip():
+        raise ValueError("Got an empty prompt; expected a description such as 'an apple'.")
+    return prompt
+
+
+def _sentences(prompts: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(map(check_prompt, [prompts] if isinstance(prompts, str) else prompts))
+
+
+# ---------------------------------------------------------------- closed vocabularies
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a model with a closed vocabulary knows of a prompt."""
+
+    known: bool
+    unknown_words: tuple[str, ...] = ()
+    nearest: tuple[str, ...] = ()
+
+
+class UnknownPromptWarning(UserWarning):
+    """A prompt has words that the model has never seen; its map must not be trusted."""
+
+
+FILLERS = frozenset(
+    "a an the of in on with and or my our your this that some one two several photo photograph "
+    "picture image close up closeup cropped good bad blurry low resolution bright dark large small "
+    "big there is are it".split()
+)
+
+
+def unknown_words(prompt: str, vocabulary: frozenset[str]) -> tuple[str, ...]:
+    """Words of the prompt that no vocabulary name covers, longest names matched first."""
+    words = re.findall(r"[\w'’.-]*\w", prompt.lower())
+    longest = max((len(name.split()) for name in vocabulary), default=1)
+    unknown: list[str] = []
+    i = 0
+    while i < len(words):
+        for n in range(min(longest, len(words) - i), 0, -1):
+            if any(form in vocabulary for form in _singular(" ".join(words[i : i + n]))):
+                i += n
+                break
+        else:
+            if words[i] not in FILLERS:
+                unknown.append(words[i])
+            i += 1
+    return tuple(unknown)
+
+
+def _singular(name: str) -> list[str]:
+    rules = [("", ""), ("s", ""), ("es", ""), ("ies", "y"), ("ves", "fe"), ("ves", "f")]
+    return [name[: len(name) - len(end)] + to for end, to in rules if name.endswith(end)]
