@@ -87,8 +87,8 @@ def memory_against_k(name: str, ks: list[int]) -> list[list[str]]:
 def report(out: Path) -> str:
     """Run everything and write the Markdown report; returns its text."""
     machine = (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32, "
-        f"batches of {BATCH_SIZE}; random weights, medians of rounds taken in turn."
+        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"fp32, batches of {BATCH_SIZE}; random weights, medians of rounds taken in turn."
     )
     lines = ["# Benchmarks", machine, "", "| what | ours | against | ratio |", "|---|---|---|---|"]
     rows = [against_bare_forward("RN50/random", 205)]

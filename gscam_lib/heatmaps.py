@@ -49,7 +49,8 @@ def heatmap(
     if not knowledge.known:
         warnings.warn(
             f"{trace.model.name} does not know {', '.join(map(repr, knowledge.unknown_words))} in "
-            f"'{label(prompt)}': do not trust this map. Nearest names: {', '.join(knowledge.nearest)}.",
+            f"'{label(prompt)}': do not trust this map. "
+            f"Nearest names: {', '.join(knowledge.nearest)}.",
             UnknownPromptWarning,
             stacklevel=2,
         )
