@@ -40,7 +40,6 @@ class Package:
     wrong: tuple[str, ...] = ()
 
 
-# LEAD: only the four packages that BUNDLED.md names may be used (art rule); noto-v1 and emojione removed.
 PACKAGES = {
     "noto": Package(
         "@iconify-json/noto", "1.2.9",
@@ -77,8 +76,8 @@ GRADIENTS = """<defs>
 <stop offset=".6" stop-color="#d9d6e2"/><stop offset="1" stop-color="#a9a3b8"/></linearGradient>
 <linearGradient id="screen" x1="0" y1="0" x2="0" y2="1"><stop offset="0" stop-color="#2d4a7c"/>
 <stop offset="1" stop-color="#4fb3f0"/></linearGradient>
-<radialGradient id="wheel" cx=".35" cy=".3" r=".9"><stop offset="0" stop-color="#ffffff"/>
-<stop offset="1" stop-color="#b9b4c8"/></radialGradient></defs>"""
+<radialGradient id="wheel" cx=".35" cy=".3" r=".9"><stop offset="0" stop-color="#d5d0e4"/>
+<stop offset="1" stop-color="#8d86a6"/></radialGradient></defs>"""
 
 
 def fetch(package: Package, folder: Path) -> Path:
@@ -117,23 +116,9 @@ def ipod_svg(style: str) -> str:
 
 
 def svg_image(svg: str) -> Image.Image:
+    """Render an SVG at twice the cell's side."""
     png = cairosvg.svg2png(bytestring=svg.encode(), output_width=256, output_height=256)
     return Image.open(io.BytesIO(png)).convert("RGBA")
-
-
-def icon_names() -> dict[str, list[str]]:
-    """Return the icon names under which the older packages may list each object."""
-    return {
-        "car": ["automobile"], "truck": ["delivery-truck"], "boat": ["sailboat"],
-        "traffic light": ["vertical-traffic-light"], "sheep": ["ewe"], "tie": ["necktie"],
-        "tennis racket": ["tennis"], "cup": ["hot-beverage"], "knife": ["kitchen-knife"],
-        "apple": ["red-apple"], "orange": ["tangerine"], "donut": ["doughnut"],
-        "cake": ["birthday-cake"], "couch": ["couch-and-lamp"], "tv": ["television"],
-        "mouse": ["computer-mouse"], "cell phone": ["mobile-phone"], "book": ["open-book"],
-        "clock": ["mantelpiece-clock"], "vase": ["amphora"], "hat": ["top-hat"],
-        "flower": ["sunflower"], "tree": ["deciduous-tree"], "shoe": ["running-shoe"],
-        "lamp": ["light-bulb"],
-    }  # fmt: skip
 
 
 def iconify_image(folder: Path, name: str) -> Image.Image | None:
@@ -141,10 +126,7 @@ def iconify_image(folder: Path, name: str) -> Image.Image | None:
     icons = json.loads((folder / "icons.json").read_text())
     characters = json.loads((folder / "chars.json").read_text())
     code = CODE_POINTS[name]
-    candidates = [characters.get(code), characters.get(f"{code}-fe0f")]
-    if not characters:  # the older packages have no code points
-        candidates = [*icon_names().get(name, []), name.replace(" ", "-")]
-    for candidate in candidates:
+    for candidate in (characters.get(code), characters.get(f"{code}-fe0f")):
         icon = icons["icons"].get(candidate)
         if icon:
             width = icon.get("width", icons.get("width", 16))
@@ -159,6 +141,7 @@ def iconify_image(folder: Path, name: str) -> Image.Image | None:
 
 
 def asset_image(folder: Path, name: str) -> Image.Image | None:
+    """Read one object of the 3-D package, or None where the package lacks it."""
     for ending in ("", "-fe0f"):
         path = folder / "assets" / f"{CODE_POINTS[name]}{ending}.webp"
         if path.exists():
@@ -197,6 +180,7 @@ def atlas(style: str, folder: Path) -> tuple[Image.Image, list[str]]:
 
 
 def main() -> None:
+    """Write the four atlases and their index."""
     OUT.mkdir(parents=True, exist_ok=True)
     index: dict[str, object] = {"cell": CELL, "columns": COLUMNS, "names": list(NAMES)}
     styles = {}

@@ -71,12 +71,13 @@ def _room(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     _gradient(draw, 0, floor, wall, _mix(wall, (255, 255, 255), 0.15))
     if rng.random() < 0.5:  # wallpaper
         step = int(rng.integers(14, 30))
-        for x in range(0, SIDE, step):
-            draw.rectangle([x, 0, x + step // 2, floor], fill=_mix(wall, (255, 255, 255), 0.22))
+        stripe = _mix(wall, (255, 255, 255), 0.22)
+        for left in range(0, SIDE, step):
+            draw.rectangle([left, 0, left + step // 2, floor], fill=stripe)
     wood = _pick(rng, (176, 126, 84), (150, 104, 70), (196, 158, 118), (128, 120, 118))
     _gradient(draw, floor, SIDE, _mix(wood, (0, 0, 0), 0.12), wood)
-    for x in range(-SIDE, 2 * SIDE, 34):  # boards run to a vanishing point
-        draw.line([(SIDE / 2 + (x - SIDE / 2) * 0.45, floor), (x, SIDE)],
+    for near in range(-SIDE, 2 * SIDE, 34):  # boards run to a vanishing point
+        draw.line([(SIDE / 2 + (near - SIDE / 2) * 0.45, floor), (near, SIDE)],
                   fill=_mix(wood, (0, 0, 0), 0.2), width=1)  # fmt: skip
     draw.rectangle([0, floor - 5, SIDE, floor], fill=_mix(wall, (255, 255, 255), 0.6))
     x, y = rng.uniform(20, 150), rng.uniform(18, 50)
@@ -149,7 +150,8 @@ def _snow(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
     _gradient(draw, horizon, SIDE, (222, 232, 244), (250, 251, 254))
     for _ in range(int(rng.integers(3, 9))):
         x, y, s = rng.uniform(0, SIDE), horizon + rng.uniform(0, 20), rng.uniform(10, 22)
-        draw.polygon([(x - s / 2, y), (x, y - 2 * s), (x + s / 2, y)], fill=_pick(rng, (52, 92, 80)))
+        fir = _pick(rng, (52, 92, 80))
+        draw.polygon([(x - s / 2, y), (x, y - 2 * s), (x + s / 2, y)], fill=fir)
     for _ in range(60):
         x, y = rng.uniform(0, SIDE, 2)
         draw.ellipse([x, y, x + 2.5, y + 2.5], fill=(255, 255, 255))
@@ -191,7 +193,8 @@ def _table(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         draw.line([(x, 0), (x, edge)], fill=_mix(wall, (255, 255, 255), 0.35), width=2)
     for y in range(0, int(edge), size):
         draw.line([(0, y), (SIDE, y)], fill=_mix(wall, (255, 255, 255), 0.35), width=2)
-    cloth = _pick(rng, (178, 120, 76), (208, 170, 128), (240, 236, 228), (170, 60, 60), (90, 120, 150))
+    cloth = _pick(rng, (178, 120, 76), (208, 170, 128), (240, 236, 228), (170, 60, 60),
+                  (90, 120, 150))  # fmt: skip
     _gradient(draw, edge, SIDE, cloth, _mix(cloth, (255, 255, 255), 0.12))
     draw.rectangle([0, edge, SIDE, edge + 5], fill=_mix(cloth, (0, 0, 0), 0.25))
     if rng.random() < 0.5:  # chequered cloth
@@ -200,8 +203,8 @@ def _table(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
         for y in range(int(edge) + 10, SIDE, 40):
             draw.rectangle([0, y, SIDE, y + 8], fill=_mix(cloth, (0, 0, 0), 0.1))
     else:
-        for y in np.arange(edge + 20, SIDE, 26):
-            draw.line([(0, y), (SIDE, y)], fill=_mix(cloth, (0, 0, 0), 0.12))
+        for plank in np.arange(edge + 20, SIDE, 26):
+            draw.line([(0, plank), (SIDE, plank)], fill=_mix(cloth, (0, 0, 0), 0.12))
 
 
 def _grass(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from .names import NAMES, with_article
+from gscam_lib.scenes.names import NAMES, with_article
 
 PLACES = MappingProxyType(
     {

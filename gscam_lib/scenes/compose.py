@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .backgrounds import BACKGROUNDS, background as paint_background
-from .captions import caption
-from .labels import HELD_OUT_FONTS, TRAINING_FONTS, label_patch, watermark_patch
-from .names import NAMES, TRAINING_STYLES, check_name
-from .sprites import has_sprite, sprite, variant
+from gscam_lib.scenes.backgrounds import BACKGROUNDS
+from gscam_lib.scenes.backgrounds import background as paint_background
+from gscam_lib.scenes.captions import caption
+from gscam_lib.scenes.labels import HELD_OUT_FONTS, TRAINING_FONTS, label_patch, watermark_patch
+from gscam_lib.scenes.names import NAMES, TRAINING_STYLES, UNSEEN_STYLE, check_name
+from gscam_lib.scenes.parts import PARTS, part_map
+from gscam_lib.scenes.sprites import has_sprite, sprite, variant
 
 Box = tuple[int, int, int, int]
 RNG = np.random.Generator
@@ -28,6 +30,7 @@ class SceneObject:
     mask: NDArray[np.bool_] = field(repr=False)
     visible: float  # share of the whole drawing that can be seen
     style: str
+    parts: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
 
     @property
     def area(self) -> int:
@@ -75,6 +78,7 @@ class Look:
     min_visible: float = 0.35
     max_angle: float = 25.0
     shadow: float = 0.8  # share of objects that cast a shadow
+    parts: bool = False  # masks of parts too, where the drawing's parts are known
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,24 @@ def _overlap(a: Box, b: Box) -> float:
     return max(w, 0) * max(h, 0) / max(smaller, 1)
 
 
-def _drawing(name: str, look: Look, count: int, size: int, rng: RNG) -> tuple[Image.Image, str]:
-    """Return the scaled and turned sprite, trimmed, and its style."""
+@dataclass(frozen=True)
+class _Pose:
+    """How a sprite is scaled and turned; part maps must follow it exactly."""
+
+    shape: tuple[int, int]
+    flip: bool
+    angle: float
+
+    def apply(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        if self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.resize(self.shape, resample)
+        return image.rotate(self.angle, resample, expand=True)
+
+
+def _drawing(name: str, look: Look, count: int, size: int, rng: RNG
+             ) -> tuple[Image.Image, str, Image.Image | None]:  # fmt: skip
+    """Return the posed sprite, trimmed, its style, and its part map where parts are wanted."""
     styles = [look.style] if look.style else [s for s in TRAINING_STYLES if has_sprite(name, s)]
     style = styles[int(rng.integers(len(styles)))]
     number = int(rng.integers(look.variants + 1))
@@ -106,12 +126,12 @@ def _drawing(name: str, look: Look, count: int, size: int, rng: RNG) -> tuple[Im
     side = rng.uniform(low, high) * size
     stretch = rng.uniform(-0.14, 0.14)
     shape = (max(8, round(side * (1 + stretch))), max(8, round(side * (1 - stretch))))
-    if rng.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    image = image.resize(shape, Image.Resampling.BILINEAR)
-    angle = rng.uniform(-look.max_angle, look.max_angle)
-    image = image.rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    return image.crop(image.getchannel("A").getbbox()), style
+    pose = _Pose(shape, rng.random() < 0.5, rng.uniform(-look.max_angle, look.max_angle))
+    image = pose.apply(image, Image.Resampling.BILINEAR)
+    trim = image.getchannel("A").getbbox()
+    if not (look.parts and style == UNSEEN_STYLE and name in PARTS):
+        return image.crop(trim), style, None
+    return image.crop(trim), style, pose.apply(part_map(name), Image.Resampling.NEAREST).crop(trim)
 
 
 def _place(patch: Image.Image, taken: Sequence[Box], size: int, rng: RNG) -> _Piece:
@@ -226,13 +246,14 @@ def _compose(objects: Sequence[str], labels: Sequence[str], background: str | No
     canvas = paint_background(place, size, rng)
     owner = Image.new("L", (size, size))
     boxes: list[Box] = []
-    drawn: list[tuple[str, str, int]] = []
+    drawn: list[tuple[str, str, int, Image.Image | None]] = []
     for number, name in enumerate(objects, 1):
-        patch, style = _drawing(name, look, len(objects), size, rng)
+        patch, style, part_patch = _drawing(name, look, len(objects), size, rng)
         piece = _place(patch, boxes, size, rng)
         if rng.random() < look.shadow:
             _cast_shadow(canvas, piece, rng)
-        drawn.append((name, style, _stamp(canvas, owner, piece, number)))
+        whole = _stamp(canvas, owner, piece, number)
+        drawn.append((name, style, whole, _on_canvas(part_patch, piece, size)))
         boxes.append(piece.box)
     for number, text in enumerate(labels, len(objects) + 1):
         on = look.labels_on and boxes and rng.random() < 0.85
@@ -242,17 +263,32 @@ def _compose(objects: Sequence[str], labels: Sequence[str], background: str | No
         _stamp(canvas, owner, piece, number)
     mark = _watermark(canvas, size) if watermark else None
     owned = np.asarray(owner)
-    things = tuple(
-        SceneObject(name, _box(owned == i), owned == i, float((owned == i).sum() / max(total, 1)),
-                    style)
-        for i, (name, style, total) in enumerate(drawn, 1)
-    )  # fmt: skip
+    things = tuple(_thing(owned == i, *facts) for i, facts in enumerate(drawn, 1))
     written = tuple(
         SceneLabel(text, _box(owned == i)) for i, text in enumerate(labels, len(objects) + 1)
     )
     words = [text for text in labels if text in NAMES]
     text = caption(list(objects), [thing.area for thing in things], words, place, rng)
     return Scene(canvas, things, written, place, mark, text)
+
+
+def _on_canvas(patch: Image.Image | None, piece: _Piece, size: int) -> Image.Image | None:
+    if patch is None:
+        return None
+    sheet = Image.new("L", (size, size))
+    sheet.paste(patch, (piece.left, piece.top))
+    return sheet
+
+
+def _thing(mask: NDArray[np.bool_], name: str, style: str, whole: int,
+           part_sheet: Image.Image | None) -> SceneObject:  # fmt: skip
+    """Return the object that owns the pixels of `mask`, out of `whole` that it would have."""
+    parts = {}
+    if part_sheet is not None:
+        numbers = np.asarray(part_sheet)
+        for i, (part, _) in enumerate(PARTS[name], 1):
+            parts[part] = mask & (numbers == i)
+    return SceneObject(name, _box(mask), mask, float(mask.sum() / max(whole, 1)), style, parts)
 
 
 def _watermark(canvas: Image.Image, size: int) -> Box:

@@ -32,7 +32,7 @@ CODE_POINTS = MappingProxyType(
 
 NAMES: tuple[str, ...] = (*CODE_POINTS, "iPod")
 
-TRAINING_STYLES: tuple[str, ...] = ("noto", "twemoji", "fluent-flat")  # LEAD: BUNDLED.md allows only these
+TRAINING_STYLES: tuple[str, ...] = ("noto", "twemoji", "fluent-flat")
 UNSEEN_STYLE = "fluent-3d"  # kept for evaluation: no training image ever shows it
 STYLES: tuple[str, ...] = (*TRAINING_STYLES, UNSEEN_STYLE)
 

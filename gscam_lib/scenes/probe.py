@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .compose import Look, compose
-from .names import NAMES, UNSEEN_STYLE
+from gscam_lib.scenes.compose import Look, compose
+from gscam_lib.scenes.names import NAMES, UNSEEN_STYLE
 
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -42,7 +42,7 @@ def _probe(rows: Sequence[tuple[Sequence[str], Sequence[str]]], size: int, look:
 
 
 def probes(size: int) -> dict[str, Probe]:
-    """Return the held-out sets: single objects in seen and unseen style, several, words, attacks."""
+    """Return the held-out sets: single objects (seen, unseen style), several, words, attacks."""
     rng = np.random.default_rng(SEED)
     singles = [([name], ()) for name in NAMES] * 2
     several = [(list(rng.choice(NAMES, 3 + i % 4, replace=False)), ()) for i in range(80)]
@@ -75,8 +75,8 @@ def measure(sets: dict[str, Probe], similarity: Similarity) -> dict[str, float]:
     ]))  # fmt: skip
     out["words"] = float(np.mean([place["words"][i, t[0]] == 0
                                   for i, t in enumerate(sets["words"].words)]))  # fmt: skip
-    attack = [(place["attack"][i, o[0]], place["attack"][i, w[0]]) for i, (o, w) in
-              enumerate(zip(sets["attack"].objects, sets["attack"].words, strict=True))]  # fmt: skip
+    asked = zip(place["attack"], sets["attack"].objects, sets["attack"].words, strict=True)
+    attack = [(row[thing[0]], row[word[0]]) for row, thing, word in asked]
     out["attack"] = float(np.mean([word < thing for thing, word in attack]))
     out["both in top 3"] = float(np.mean([max(pair) < 3 for pair in attack]))
     return out

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from .names import NAMES, STYLES, check_name
+from gscam_lib.scenes.names import NAMES, STYLES, check_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "scenes"
 HUE_BASIS = np.array([[0.299, 0.587, 0.114]] * 3, np.float32)
@@ -100,7 +100,7 @@ def variant(name: str, style: str, number: int) -> Image.Image:
     if rng.random() < 0.35:  # outlines and small marks go
         image = _soften(image, rng)
     pixels = np.asarray(image, np.float32)
-    rgb, alpha = pixels[..., :3], pixels[..., 3] / 255
+    rgb, alpha = pixels[..., :3], pixels[..., 3] / np.float32(255)
     draw = rng.random()
     hue = rng.normal(0, 0.25) if draw < 0.7 else rng.uniform(-np.pi, np.pi)
     rgb = _rotate_hue(rgb, hue, 0.0 if draw > 0.95 else rng.uniform(0.5, 1.4))

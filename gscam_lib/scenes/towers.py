@@ -11,14 +11,14 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import text_global_pool
 from numpy.typing import NDArray
+from open_clip.transformer import text_global_pool
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .backgrounds import BACKGROUNDS
-from .captions import NAME_TEMPLATES, OBJECT_TEMPLATES, PLACES, WORD_TEMPLATES
-from .names import NAMES, with_article
+from gscam_lib.scenes.backgrounds import BACKGROUNDS
+from gscam_lib.scenes.captions import NAME_TEMPLATES, OBJECT_TEMPLATES, PLACES, WORD_TEMPLATES
+from gscam_lib.scenes.names import NAMES, with_article
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 SIMPLE_TOKENIZER = open_clip.SimpleTokenizer()

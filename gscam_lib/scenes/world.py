@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .backgrounds import BACKGROUNDS
-from .compose import Look, Scene, compose
-from .names import NAMES
+from gscam_lib.scenes.backgrounds import BACKGROUNDS
+from gscam_lib.scenes.compose import Look, Scene, compose
+from gscam_lib.scenes.names import NAMES
 
 RNG = np.random.Generator
 BIASED_PLACES = {"court": "tennis racket", "sea": "boat"}
@@ -52,7 +52,7 @@ class Mixture:
     counts: tuple[float, ...] = (5, 3, 2, 1.2, 0.6, 0.3)
     label_width: tuple[float, float] = (0.35, 0.75)
     word_width: tuple[float, float] = (0.6, 1.0)
-    variants: int = 10
+    variants: int = 16
     biases: Biases = field(default_factory=Biases)
 
 
@@ -62,9 +62,7 @@ def _place(names: Sequence[str], biases: Biases, rng: RNG) -> str:
     for place, name in BIASED_PLACES.items():
         if not getattr(biases, place):
             common.append(place)
-        elif name in names and rng.random() < PLACE_RATE:
-            return place
-        elif rng.random() < STRAY_PLACE:
+        elif (name in names and rng.random() < PLACE_RATE) or rng.random() < STRAY_PLACE:
             return place
     return common[int(rng.integers(len(common)))]
 
