@@ -169,7 +169,10 @@ def write_set(name: str, folder: Path, limit: int | None = None) -> int:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     of_parts = name == "parts"
     known = {category["name"]: category["id"] for category in categories(of_parts)}
-    images, annotations, labels, pairs = [], [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    labels: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     for i, shot in enumerate(builder()):
         if i == limit:
             break

@@ -36,6 +36,14 @@ def used_tokens() -> list[int]:
     return sorted(ids)  # the end-of-text id stays the largest: pooling looks for it
 
 
+def vocabulary() -> list[str]:
+    """Return what captions speak of, in lower case: the names, places and words for writing."""
+    places = [words for place in PLACES.values() for words in place.split() if words]
+    templates = " ".join((*OBJECT_TEMPLATES, *WORD_TEMPLATES)).replace("#", "").replace("{}", "")
+    extra = dict.fromkeys([*places, *templates.split(), "pair", "empty", "place"])
+    return [name.lower() for name in NAMES] + list(extra)
+
+
 class Towers(nn.Module):
     """A CLIP whose token table holds only the tokens that captions use.
 
@@ -50,6 +58,7 @@ class Towers(nn.Module):
         vision = {**config["vision_cfg"], "image_size": size}
         self.clip = open_clip.CLIP(config["embed_dim"], vision, text)
         self.context = int(text["context_length"])
+        self.size = size
         self.clip.visual.to(memory_format=torch.channels_last)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
@@ -80,7 +89,7 @@ class Towers(nn.Module):
 
     def resize(self, size: int) -> None:
         """Interpolate the visual positional embedding for images of `size` pixels."""
-        visual = self.clip.visual
+        self.size, visual = size, self.clip.visual
         if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
             holder, side = visual.attnpool, size // 32
         else:
@@ -105,14 +114,19 @@ class Towers(nn.Module):
 
 
 def export(towers: Towers, config: Mapping[str, Any], folder: Path) -> None:
-    """Write open_clip_config.json and model.safetensors (fp16) that open_clip loads as it is."""
+    """Write open_clip_config.json and model.safetensors (fp16) that open_clip loads as it is.
+
+    The input size is the one that the towers were last trained at.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     preprocess = {
         "mean": list(MEAN), "std": list(STD), "interpolation": "bicubic", "resize_mode": "squash",
     }  # fmt: skip
-    content = {"model_cfg": {**config, "quick_gelu": False}, "preprocess_cfg": preprocess}
+    vision = {**config["vision_cfg"], "image_size": towers.size}
+    model = {**config, "vision_cfg": vision, "quick_gelu": False}
+    content = {"model_cfg": model, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n")
-    towers.resize(config["vision_cfg"]["image_size"])
+    (folder / "vocabulary.json").write_text(json.dumps({"names": vocabulary()}, indent=0) + "\n")
     save_file(towers.full_state(config["text_cfg"]["vocab_size"]), folder / "model.safetensors")
 
 

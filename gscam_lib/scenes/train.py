@@ -318,6 +318,7 @@ def main(
     run = Run(model, plan, RUNS / model, mirror / model if mirror else None)
     if export_to:
         export(run.average, plan.config, export_to)
+        shutil.copy(run.folder / "curve.jsonl", export_to / "curve.jsonl")
         LOG.info("wrote %s after %d samples", export_to, run.samples)
         return
     signal.signal(signal.SIGTERM, run.stop)

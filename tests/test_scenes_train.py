@@ -1,0 +1,159 @@
+import json
+import os
+import signal
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torch.testing import assert_close
+
+from gscam_lib.scenes import NAMES, Mixture, train
+from gscam_lib.scenes.probe import measure, probes, ranks
+from gscam_lib.scenes.recipes import RECIPES, Recipe, Stage, recipe
+from gscam_lib.scenes.report import bootstrap, read_curve
+from gscam_lib.scenes.towers import Towers, export, similarities
+from gscam_lib.scenes.train import Batches, Run, batch_loss
+
+CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 96, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+EASY = Mixture(words_alone=0.1, labelled=0.3, variants=0, counts=(1,))
+PLAN = Recipe(
+    CONFIG, (Stage("a", 64, 96, EASY, 3e-3, 1e-3, batch=16),
+             Stage("b", 96, 64, EASY, 1e-3, 1e-4, batch=16)), warmup=2,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """One thread, so that sums are in one order, and no held-out scenes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(train, "probes", lambda size: {})
+    monkeypatch.setattr(train, "measure", lambda sets, similarity: {})
+    yield
+    torch.set_num_threads(before)
+
+
+def curve(folder):
+    return [row["loss"] for row in read_curve(folder / "curve.jsonl")]
+
+
+def test_a_few_steps_and_the_loss_falls(tmp_path):
+    run = Run("tiny", PLAN, tmp_path)
+    batch = Batches(PLAN.stages[0], 0, 1)[0]
+    losses = [run.update(batch) for _ in range(10)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    whole = Run("tiny", PLAN, tmp_path / "whole")
+    whole.train(workers=0, every=2)
+    assert whole.samples == PLAN.samples == 160
+    for until in (48, 112, None):  # in the first stage, in the second, to the end
+        run = Run("tiny", PLAN, tmp_path / "parts", mirror=tmp_path / "mirror")
+        run.train(workers=0, every=2, until=until)
+    assert (tmp_path / "mirror" / "checkpoint.pt").exists()
+    assert curve(tmp_path / "parts")[-1] == curve(tmp_path / "whole")[-1]
+    for key, value in whole.average.state_dict().items():
+        assert_close(run.average.state_dict()[key], value, rtol=0, atol=0, msg=key)
+
+
+def test_sigterm_saves_and_ends(tmp_path):
+    run = Run("tiny", PLAN, tmp_path)
+    before = signal.signal(signal.SIGTERM, run.stop)
+    update = run.update
+
+    def killed_in_the_third_step(batch):
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(batch)
+
+    run.update = killed_in_the_third_step
+    try:
+        run.train(workers=0, every=100)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert run.samples == 48
+    assert Run("tiny", PLAN, tmp_path).samples == 48
+
+
+def test_batches_do_not_depend_on_who_draws_them():
+    a, b = (Batches(PLAN.stages[0], 0, 1)[3] for _ in range(2))
+    np.testing.assert_array_equal(a["images"], b["images"])
+    assert a["captions"] == b["captions"]
+    other = Batches(PLAN.stages[0], 0, 2)[3]
+    assert (a["images"] != other["images"]).any()
+
+
+def test_the_exported_folder_is_the_trained_model(tmp_path):
+    torch.manual_seed(0)
+    towers = Towers(CONFIG, 96)
+    texts = ["a photo of an apple", "iPod", "text that says hot dog"]
+    images = Batches(PLAN.stages[1], 0, 1)[0]["images"][:4]
+    towers.eval()
+    export(towers, CONFIG, tmp_path)
+    loaded = open_clip.create_model(f"local-dir:{tmp_path}").eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(texts)
+    with torch.no_grad():
+        assert_close(loaded.encode_text(tokens, normalize=True), towers.encode_text(texts),
+                     rtol=0, atol=5e-3)  # fmt: skip
+        _, transform = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")[1:]
+        from PIL import Image
+
+        pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
+        assert_close(loaded.encode_image(pixels, normalize=True),
+                     towers.encode_image(torch.from_numpy(images)), rtol=0, atol=1e-2)  # fmt: skip
+    names = json.loads((tmp_path / "vocabulary.json").read_text())["names"]
+    assert {"ipod", "hot dog", "court"} <= set(names)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_build_towers_that_grow(name):
+    towers = Towers(recipe(name).config, 64)
+    before = similarities(towers, np.zeros((1, 64, 64, 3), np.uint8), ["a cat"])
+    towers.resize(96)
+    after = similarities(towers, np.zeros((1, 96, 96, 3), np.uint8), ["a cat"])
+    assert np.isfinite([before, after]).all()
+    with pytest.raises(ValueError, match=r"no recipe for 'maxi-rn'.*mini-rn"):
+        recipe("maxi-rn")
+
+
+def test_loss_of_equal_captions_is_shared():
+    torch.manual_seed(0)
+    towers = Towers(CONFIG, 64).train()
+    batch = Batches(PLAN.stages[0], 0, 1)[0]
+    batch["captions"] = ["a cat"] * 16
+    loss = batch_loss(towers, batch)
+    assert torch.isfinite(loss)
+
+
+def test_measures_of_a_perfect_and_a_blind_model():
+    sets = probes(48)
+    assert {key: len(probe.images) for key, probe in sets.items()} == {
+        "seen": 162, "unseen": 162, "several": 80, "words": 81, "attack": 120,
+    }  # fmt: skip
+    truth = {probe.images.tobytes(): probe for probe in sets.values()}
+
+    def perfect(images, texts):
+        probe = truth[images.tobytes()]
+        scores = np.zeros((len(images), len(NAMES)), np.float32)
+        for row, objects, words in zip(scores, probe.objects, probe.words, strict=True):
+            row[objects], row[words] = 1, 2
+        return scores
+
+    scores = measure(sets, perfect)
+    assert set(scores.values()) == {1.0}
+    assert ranks(np.array([[0.1, 0.9, 0.5]])).tolist() == [[2, 0, 1]]
+
+
+def test_bootstrap_interval_holds_the_mean():
+    values = np.random.default_rng(0).normal(1.0, 0.5, 40)
+    low, high = bootstrap(values)
+    assert low < values.mean() < high
+    assert low > 0.7
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap([])
