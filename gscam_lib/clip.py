@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import open_clip
@@ -27,12 +27,14 @@ from torch import Tensor, nn
 from gscam_lib.paths import CACHE, MODELS
 from gscam_lib.photo import Geometry, ImageLike, load_photo
 from gscam_lib.prompts import Knowledge, Prompt, as_target, check_prompt, unknown_words
+from gscam_lib.transformer import ViT, as_vit
 
 if TYPE_CHECKING:
     from gscam_lib.trace import Trace
 
 DEFAULT_MODEL = "photo-lite"
 CONFIG = "open_clip_config.json"
+LayerLike: TypeAlias = str | int | nn.Module
 
 
 # ---------------------------------------------------------------- layers
@@ -64,17 +66,28 @@ class Layer:
         patches = tokens[:, tokens.shape[1] - rows * columns :]
         return patches.transpose(1, 2).reshape(len(patches), -1, rows, columns)
 
+    def from_map(self, maps: Tensor, output: Tensor) -> Tensor:
+        """Return (n, C, h, w) maps in the form of the output, whose prefix tokens they take."""
+        if self.grid is None:
+            return maps
+        tokens = output if self.batch_first else output.transpose(0, 1)
+        patches = maps.flatten(2).transpose(1, 2)
+        prefix = tokens[:, : tokens.shape[1] - patches.shape[1]].expand(len(maps), -1, -1)
+        whole = torch.cat([prefix, patches], 1)
+        return whole if self.batch_first else whole.transpose(0, 1)
 
-def find_layer(visual: nn.Module, name: str | None, size: int) -> Layer:
-    """Find a layer by its dotted name below the image tower, or the tower's default.
 
-    Defaults: ResNets, the output of the last stage; ViTs, the normalized input of the last block's
-    attention (after it only CLS reaches the embedding and patch gradients are exactly zero).
+def find_layer(visual: nn.Module, layer: LayerLike | None, size: int) -> Layer:
+    """Find a layer: by dotted name below the image tower, by index, as a module, or the default.
+
+    An index counts the stages of a CNN (the last module at each resolution) or the blocks of a ViT
+    (the normalized input of their attention); -1 is the last. Defaults: ResNets, the output of the
+    last stage; ViTs, the normalized input of the last block's attention (after it only CLS reaches
+    the embedding and patch gradients are exactly zero).
     """
     modules = dict(visual.named_modules())
     blocks, grid, batch_first = _transformer(visual)
-    if name is None:
-        name = _default_layer(visual, blocks, size)
+    name = _layer_name(visual, layer, blocks, size)
     if name not in modules or name == "":
         close = difflib.get_close_matches(name, list(modules), n=5, cutoff=0.4)
         raise ValueError(
@@ -100,6 +113,38 @@ def _transformer(visual: nn.Module) -> tuple[list[str], tuple[int, int] | None, 
     return [], None, True
 
 
+def _layer_name(visual: nn.Module, layer: LayerLike | None, blocks: list[str], size: int) -> str:
+    if layer is None:
+        return _default_layer(visual, blocks, size)
+    if isinstance(layer, nn.Module):
+        names: list[str] = [n for n, m in visual.named_modules() if m is layer and n]
+        if not names:
+            raise ValueError(
+                f"The module {type(layer).__name__} is not a part of this image tower."
+            )
+        return names[0]
+    if isinstance(layer, str):
+        return layer
+    stages = _stages(visual, blocks, size)
+    if isinstance(layer, bool) or not -len(stages) <= layer < len(stages):
+        raise ValueError(
+            f"Got layer={layer!r}; this image tower has {len(stages)} layers to count, from "
+            f"{-len(stages)} to {len(stages) - 1}: {', '.join(stages)}."
+        )
+    return stages[layer]
+
+
+def _stages(visual: nn.Module, blocks: list[str], size: int) -> list[str]:
+    modules = dict(visual.named_modules())
+    norms = [f"{b}.{norm}" for b in blocks for norm in ("ln_1", "norm1")]
+    if blocks:
+        return [name for name in norms if name in modules]
+    if "layer4" in modules:
+        return ["layer1", "layer2", "layer3", "layer4"]
+    last = {shape: name for name, shape in _spatial_modules(visual, size).items()}
+    return list(last.values())
+
+
 def _default_layer(visual: nn.Module, blocks: list[str], size: int) -> str:
     modules = dict(visual.named_modules())
     if blocks:
@@ -108,7 +153,7 @@ def _default_layer(visual: nn.Module, blocks: list[str], size: int) -> str:
                 return f"{blocks[-1]}.{norm}"
     elif "layer4" in modules:
         return "layer4"
-    spatial = _spatial_modules(visual, size) if not blocks else []
+    spatial = list(_spatial_modules(visual, size)) if not blocks else []
     if not spatial:
         raise ValueError(
             f"The image tower {type(visual).__name__} has no spatial layer: none of its modules "
@@ -118,14 +163,15 @@ def _default_layer(visual: nn.Module, blocks: list[str], size: int) -> str:
     return spatial[-1]
 
 
-def _spatial_modules(visual: nn.Module, size: int) -> list[str]:
-    """Names of the modules whose output is a map larger than 1 × 1, in the order they finish."""
-    found: list[str] = []
+def _spatial_modules(visual: nn.Module, size: int) -> dict[str, tuple[int, int]]:
+    """Modules whose output is a map larger than 1 × 1 and its size, in the order they finish."""
+    found: dict[str, tuple[int, int]] = {}
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-                found.append(name)
+                found.pop(name, None)
+                found[name] = (output.shape[2], output.shape[3])
 
         return hook
 
@@ -144,7 +190,8 @@ def _spatial_modules(visual: nn.Module, size: int) -> list[str]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module in eval mode for a while; every submodule gets its own mode back afterwards."""
     training = [m for m in module.modules() if m.training]
-    module.eval()
+    if training:
+        module.eval()
     try:
         yield
     finally:
@@ -159,7 +206,7 @@ class Model:
     """A CLIP: an image tower with spatial layers, a text tower, and one joint space.
 
     network: an open_clip model; tokenizer: its tokenizer (texts, context_length) -> (P, L) ids;
-    name: shown in results; layer: dotted name below `network.visual`, None for the default;
+    name: shown in results; layer: as in `find_layer` (None: the tower's default);
     vocabulary: the names the text tower was trained on, None if it is open.
     """
 
@@ -169,7 +216,7 @@ class Model:
         tokenizer: Any,
         *,
         name: str = "custom",
-        layer: str | None = None,
+        layer: LayerLike | None = None,
         bundled: bool = False,
         vocabulary: Sequence[str] | None = None,
     ) -> None:
@@ -207,6 +254,25 @@ class Model:
         return float(self.network.logit_scale.detach().exp())
 
     @cached_property
+    def vit(self) -> ViT | None:
+        """The image tower as tokens and attention; None unless it is a ViT with a class token."""
+        return as_vit(self.network.visual)
+
+    @cached_property
+    def tower(self) -> str:
+        """Kind of image tower: "resnet" (attention pooling), "cnn", "vit" or "pooled-vit".
+
+        A "vit" puts its class token into the joint space; a "pooled-vit" pools its patches, or has
+        another kind of attention.
+        """
+        visual = self.network.visual
+        if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
+            return "resnet"
+        if self.vit is not None:
+            return "vit"
+        return "pooled-vit" if _transformer(visual)[0] else "cnn"
+
+    @cached_property
     def channels(self) -> int:
         """Number of channels of the target layer."""
         blank = Image.new("RGB", (self.input_size, self.input_size))
@@ -217,10 +283,11 @@ class Model:
         """The paper's share of channels: 300 of 3072, scaled to this model's layer."""
         return max(1, round(300 / 3072 * self.channels))
 
-    def trace(self, image: ImageLike, *, layer: str | None = None) -> Trace:
+    def trace(self, image: ImageLike, *, layer: LayerLike | None = None) -> Trace:
         """Run one photo through the image tower and keep what was computed.
 
-        image: PIL image, path or (H, W, 3) uint8; layer: as in `Model`, for this trace only.
+        image: PIL image, path or (H, W, 3) uint8; layer: for this trace only, a dotted name below
+        the image tower, an index (-1: the last stage or block), or a module.
         """
         from gscam_lib.trace import Trace  # the one upward import: so that model.trace reads well
 
@@ -315,7 +382,7 @@ def bundled_models() -> dict[str, Path]:
 def load_model(
     name: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
-    layer: str | None = None,
+    layer: LayerLike | None = None,
     device: str | torch.device | None = None,
 ) -> Model:
     """Load a CLIP by name, in evaluation mode and fp32.
@@ -345,6 +412,7 @@ def load_model(
     else:
         network, tokenizer = _from_open_clip(name)
     network.to(where).eval().requires_grad_(False)
+    network.visual.to(memory_format=torch.channels_last)  # 1.4 times faster on CPU for ResNets
     return Model(
         network, tokenizer, name=name, layer=layer, bundled=name in bundled, vocabulary=vocabulary
     )
