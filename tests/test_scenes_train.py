@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -60,6 +61,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert curve(tmp_path / "parts")[-1] == curve(tmp_path / "whole")[-1]
     for key, value in whole.average.state_dict().items():
         assert_close(run.average.state_dict()[key], value, rtol=0, atol=0, msg=key)
+
+
+def test_a_student_comes_nearer_to_its_teacher(tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    export(Towers(CONFIG, 64).eval(), CONFIG, tmp_path / "teacher")
+    monkeypatch.setattr(train, "MODELS", tmp_path)
+    run = Run("student", replace(PLAN, teacher="teacher", teaching=20.0), tmp_path / "run")
+    batch = Batches(PLAN.stages[0], 0, 1)[0]
+    pixels = torch.from_numpy(batch["images"])
+
+    def nearness():
+        with torch.no_grad():
+            pair = [towers.train().encode_image(pixels) for towers in (run.towers, run.teacher)]
+        return float((pair[0] * pair[1]).sum(dim=1).mean())
+
+    before = nearness()
+    for _ in range(8):
+        run.update(batch)
+    assert nearness() > before + 0.2
+    with pytest.raises(FileNotFoundError, match="train that model first"):
+        Run("student", replace(PLAN, teacher="nobody"), tmp_path / "other")
 
 
 def test_sigterm_saves_and_ends(tmp_path):

@@ -25,14 +25,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one bundled model is trained: its open_clip configuration and its stages."""
+    """How one bundled model is trained: its open_clip configuration and its stages.
+
+    With a teacher, the text tower starts as the teacher's, and the loss adds 1 - cosine to the
+    teacher's image embedding, `teaching` times.
+    """
 
     config: Mapping[str, Any]
     stages: tuple[Stage, ...]
     weight_decay: float = 0.05
     warmup: int = 100  # steps at the start of every stage
     ema: float = 0.997
+    teaching: float = 4.0
     seed: int = 1
+    teacher: str | None = None  # a bundled model whose image embeddings are imitated
 
     @property
     def samples(self) -> int:
@@ -61,9 +67,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             stages=(
                 Stage("objects-96", 96, 150_000, SIMPLE, 1.5e-3, 8e-4),
-                Stage("objects-128", 128, 250_000, OBJECTS, 1e-3, 3e-4),
+                Stage("objects-128", 128, 160_000, OBJECTS, 1e-3, 3e-4),
                 Stage("reading-160", 160, 200_000, READING, 7e-4, 2e-4),
-                Stage("natural-224", 224, 150_000, NATURAL, 4e-4, 1e-5),
+                Stage("natural-224", 224, 200_000, NATURAL, 4e-4, 1e-5),
             ),
         ),
         "mini-vit": Recipe(
@@ -76,10 +82,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "text_cfg": TEXT,
             },
             stages=(
-                Stage("objects-128", 128, 400_000, OBJECTS, 8e-4, 3e-4),
-                Stage("reading-160", 160, 250_000, READING, 5e-4, 2e-4),
-                Stage("natural-224", 224, 150_000, NATURAL, 3e-4, 1e-5),
+                Stage("objects-128", 128, 200_000, OBJECTS, 1e-3, 3e-4),
+                Stage("reading-160", 160, 200_000, READING, 5e-4, 2e-4),
+                Stage("natural-224", 224, 100_000, NATURAL, 3e-4, 1e-5),
             ),
+            teacher="mini-rn",
         ),
     }
 )  # fmt: skip

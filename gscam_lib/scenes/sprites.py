@@ -5,23 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from gscam_lib.paths import SCENES
 from gscam_lib.scenes.names import NAMES, STYLES, check_name
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "scenes"
+FOLDER = SCENES / "sprites"
 HUE_BASIS = np.array([[0.299, 0.587, 0.114]] * 3, np.float32)
 
 
 @cache
 def index() -> Mapping[str, Any]:
     """Return the atlases' index: cell size, columns, names, and per style source and gaps."""
-    content: Mapping[str, Any] = json.loads((FOLDER / "sprites" / "index.json").read_text())
+    content: Mapping[str, Any] = json.loads((FOLDER / "index.json").read_text())
     if tuple(content["names"]) != NAMES:
         raise ValueError(
             "data/scenes/sprites was built for other names: run data/build/sprites.py again"
@@ -38,7 +38,7 @@ def has_sprite(name: str, style: str) -> bool:
 
 @cache
 def _atlas(style: str) -> Image.Image:
-    return Image.open(FOLDER / "sprites" / f"{style}.png").convert("RGBA")
+    return Image.open(FOLDER / f"{style}.png").convert("RGBA")
 
 
 @cache

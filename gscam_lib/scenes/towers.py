@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from open_clip.transformer import text_global_pool
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gscam_lib.scenes.backgrounds import BACKGROUNDS
@@ -111,6 +111,18 @@ class Towers(nn.Module):
         state["token_embedding.weight"] = table
         half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         return {k: v.contiguous() for k, v in half.items()}
+
+
+def read(folder: Path) -> Towers:
+    """Return the towers of an exported folder. Errors: FileNotFoundError where it has no model."""
+    if not (folder / "model.safetensors").exists():
+        raise FileNotFoundError(f"no model.safetensors in {folder.name}: train that model first")
+    config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+    towers = Towers(config, config["vision_cfg"]["image_size"])
+    state = {key: value.float() for key, value in load_file(folder / "model.safetensors").items()}
+    state["token_embedding.weight"] = state["token_embedding.weight"][towers.tokens]
+    towers.clip.load_state_dict(state)
+    return towers.requires_grad_(False).eval()
 
 
 def export(towers: Towers, config: Mapping[str, Any], folder: Path) -> None:

@@ -5,7 +5,8 @@ A contrastive image-text model. The loss of a batch is the sum of
   2. the image against the 81 names, each in a random template; the target is the share of
      captions of that scene that would name it (`captions.expected_names`);
   3. for scenes with writing, the image against 81 sentences such as "text that says apple".
-All three use the same two towers, cosines and temperature.
+All three use the same two towers, cosines and temperature. A recipe with a teacher adds
+  4. one minus the cosine between the image's embedding and the teacher's.
 """
 
 from __future__ import annotations
@@ -32,15 +33,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from gscam_lib.paths import CACHE, MODELS
 from gscam_lib.scenes.captions import WORD_TEMPLATES, expected_names, prompt
 from gscam_lib.scenes.names import NAMES
 from gscam_lib.scenes.probe import measure, probes
 from gscam_lib.scenes.recipes import Recipe, Stage, recipe
-from gscam_lib.scenes.towers import Towers, export, similarities
+from gscam_lib.scenes.towers import Towers, export, read, similarities
 from gscam_lib.scenes.world import draw_scene
 
 LOG = logging.getLogger("gscam_lib.scenes.train")
-RUNS = Path(__file__).resolve().parents[2] / "data" / "cache" / "runs"
+RUNS = CACHE / "runs"
 Batch = dict[str, Any]
 
 
@@ -92,14 +94,17 @@ def _recolour(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     return images
 
 
-def batch_loss(towers: Towers, batch: Batch) -> Tensor:
-    """Return the loss of one batch: captions, names and written words."""
+def batch_loss(towers: Towers, batch: Batch, teacher: Towers | None = None, teaching: float = 0.0
+               ) -> Tensor:  # fmt: skip
+    """Return the loss of one batch: captions, names, written words, and the teacher's view."""
     captions: list[str] = batch["captions"]
     distinct = list(dict.fromkeys(captions))
     texts = [*distinct, *batch["name texts"], *batch["word texts"]]
     table = towers.encode_text(texts).float()
     scale = towers.clip.logit_scale.exp().clamp(max=100)
-    logits = scale * towers.encode_image(torch.from_numpy(batch["images"])) @ table.T
+    images = torch.from_numpy(batch["images"])
+    embeddings = towers.encode_image(images)
+    logits = scale * embeddings @ table.T
     which = torch.tensor([distinct.index(caption) for caption in captions])
     matrix = logits[:, : len(distinct)]
     share = F.one_hot(which, len(distinct)).float()
@@ -110,7 +115,12 @@ def batch_loss(towers: Towers, batch: Batch) -> Tensor:
     by_name = F.cross_entropy(logits[known, len(distinct) : -len(NAMES)], names[known])
     words = torch.from_numpy(batch["words"])
     by_word = -(words * F.log_softmax(logits[:, -len(NAMES) :], dim=1)).sum(dim=1).mean()
-    return contrast + by_name + by_word
+    loss = contrast + by_name + by_word
+    if teacher is None:
+        return loss
+    with torch.no_grad():
+        wanted = teacher.encode_image(images)
+    return loss + teaching * (1 - (embeddings * wanted).sum(dim=1)).mean()
 
 
 class Pace:
@@ -145,12 +155,17 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
         self.towers = Towers(plan.config, plan.stages[0].size)
+        self.teacher = read(MODELS / plan.teacher) if plan.teacher else None
+        if self.teacher:
+            text = {k: v for k, v in self.teacher.clip.state_dict().items() if "visual." not in k}
+            self.towers.clip.load_state_dict(text, strict=False)
         self.average = deepcopy(self.towers).requires_grad_(False)
         self.stage, self.step, self.samples = 0, 0, 0
         self.optimizer = self._optimizer()
         self.stopped, self.compiled, self.threads = False, False, torch.get_num_threads()
         if (folder / "checkpoint.pt").exists():
             self._restore()
+        self._fit_teacher()
 
     def _optimizer(self) -> torch.optim.AdamW:
         decay = [p for p in self.towers.parameters() if p.ndim >= 2]
@@ -164,7 +179,13 @@ class Run:
         self.towers.resize(self.plan.stages[self.stage].size)
         self.average.resize(self.plan.stages[self.stage].size)
         self.average.requires_grad_(False)
+        self._fit_teacher()
         self.optimizer = self._optimizer()
+
+    def _fit_teacher(self) -> None:
+        if self.teacher:
+            self.teacher.resize(self.plan.stages[self.stage].size)
+            self.teacher.requires_grad_(False)
 
     def save(self) -> None:
         """Write the checkpoint so that it is whole at every moment, and mirror it."""
@@ -212,7 +233,7 @@ class Run:
             group["lr"] = self.learning_rate()
         self.towers.train()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = batch_loss(self.towers, batch)
+            loss = batch_loss(self.towers, batch, self.teacher, self.plan.teaching)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.towers.parameters(), 2.0)
