@@ -72,6 +72,91 @@ def test_what_is_not_there_or_not_coco(coco, tmp_path):
             gs.CocoDataset(tmp_path, coco)
 
 
+def test_an_id_twice_is_refused(coco):
+    content = json.loads(coco.read_text())
+    content["annotations"][1]["id"] = 0
+    coco.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="annotations that share an id"):
+        gs.CocoDataset(coco.parent, coco)
+
+
+def test_lvis_and_partimagenet_forms(tmp_path):
+    """LVIS: a URL for a file name, no iscrowd, names with remarks. PartImageNet: capitals."""
+    content = {
+        "images": [{"id": 1, "coco_url": "http://images.cocodataset.org/val2017/000000000009.jpg"}],
+        "categories": [
+            {"id": 3, "name": "bow_(decorative_ribbons)"},
+            {"id": 4, "name": "aerosol_can"},
+            {"id": 5, "name": "Quadruped Head"},
+        ],
+        "annotations": [
+            {"id": c, "image_id": 1, "category_id": c, "bbox": [1, 2, 3, 4], "area": 12}
+            for c in (3, 4, 5)
+        ],
+    }
+    path = tmp_path / "lvis.json"
+    path.write_text(json.dumps(content))
+    examples = list(gs.CocoDataset(tmp_path, path, name="lvis"))
+    assert [e.prompt for e in examples] == ["bow", "aerosol can", "quadruped head"]
+    assert examples[0].category == "bow_(decorative_ribbons)"
+    assert examples[0].image == tmp_path / "val2017" / "000000000009.jpg"
+    assert examples[0].source == "lvis"
+
+
+def test_csv_rows_of_one_question_are_one_example(tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text(
+        "file,prompt,x0,y0,x1,y1\na.jpg,a cat,1,2,3,4\na.jpg,a cat,5,5,9,9\na.jpg,a dog,,,,\n"
+    )
+    found = gs.datasets.read_csv(tmp_path, table)
+    assert [(e.prompt, e.boxes) for e in found] == [
+        ("a cat", ((1, 2, 3, 4), (5, 5, 9, 9))),
+        ("a dog", ()),
+    ]
+    table.write_text("file,prompt,x0,y0,x1,y1\na.jpg,a cat,1,2,three,4\n")
+    with pytest.raises(ValueError, match=r"a\.jpg.*three"):
+        gs.datasets.read_csv(tmp_path, table)
+    table.write_text("name,prompt\n")
+    with pytest.raises(ValueError, match="expected file too"):
+        gs.datasets.read_csv(tmp_path, table)
+
+
+def test_typographic_folders(tmp_path):
+    for name in ("label=dog_text=cat.jpg", "label=teddy bear_text=hot dog_2.png", "other.jpg"):
+        (tmp_path / name).touch()
+    found = gs.datasets.read_typographic(tmp_path)
+    assert [(e.prompt, e.word) for e in found] == [("dog", "cat"), ("teddy bear", "hot dog")]
+    (tmp_path / "index.csv").write_text("file,object,written_text\nother.jpg,apple,iPod\n")
+    (only,) = gs.datasets.read_typographic(tmp_path)
+    assert (only.prompt, only.word, only.image.name) == ("apple", "iPod", "other.jpg")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="label=OBJECT_text=WORD"):
+        gs.datasets.read_typographic(tmp_path / "empty")
+
+
+def test_the_227_distill_photos():
+    found = gs.datasets.read_typographic(shared("typographic", "distill"))
+    assert len(found) == 227
+    assert all(e.image.is_file() for e in found)
+    assert sum(e.word == "" for e in found) == 16
+
+
+def test_wsol_files(tmp_path):
+    (tmp_path / "class_labels.txt").write_text("val2/0/0.jpeg,1\nval2/1/7.jpeg,0\n")
+    (tmp_path / "localization.txt").write_text("val2/0/0.jpeg,10,20,29,59\n")
+    found = gs.datasets.read_wsol(tmp_path, tmp_path, ["tench", "goldfish"])
+    assert [(e.category, e.boxes) for e in found] == [
+        ("goldfish", ((10, 20, 30, 60),)),
+        ("tench", ()),
+    ]
+    assert found[0].image == tmp_path / "val2" / "0" / "0.jpeg"
+    with pytest.raises(ValueError, match="label 1; expected 0 to 0"):
+        gs.datasets.read_wsol(tmp_path, tmp_path, ["tench"])
+    (tmp_path / "localization.txt").write_text("val2/0/0.jpeg,10,20\n")
+    with pytest.raises(ValueError, match=r"line 1: got 3 fields, expected 5"):
+        gs.datasets.read_wsol(tmp_path, tmp_path, ["tench", "goldfish"])
+
+
 def test_real_coco_is_read_whole(capsys):
     path = shared("coco", "instances.json")
     examples = list(gs.CocoDataset(path.parent / "images", path))

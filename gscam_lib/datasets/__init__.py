@@ -2,5 +2,6 @@
 
 from gscam_lib.datasets.coco import CocoDataset
 from gscam_lib.datasets.example import Example
+from gscam_lib.datasets.tables import read_csv, read_typographic, read_wsol
 
-__all__ = ["CocoDataset", "Example"]
+__all__ = ["CocoDataset", "Example", "read_csv", "read_typographic", "read_wsol"]

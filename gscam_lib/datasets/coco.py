@@ -1,9 +1,10 @@
-"""COCO: one Example for each pair of an image and a class that has boxes in it."""
+"""COCO, LVIS, PartImageNet: an Example for each pair of an image and a class with boxes in it."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ from gscam_lib.datasets.example import Example
 
 
 class CocoDataset:
-    """Examples of a COCO instances file, in the order of image ids, then category ids.
+    """Examples of an instances JSON in COCO's form, in the order of image ids, then category ids.
 
-    root: folder of the images; annotations: an instances JSON. Crowd regions and boxes without
-    area are left out, as in the paper's protocol. Raises FileNotFoundError, ValueError.
+    root: folder of the images; annotations: the instances of COCO, LVIS or PartImageNet. Crowd
+    regions and boxes without area are left out, as in the paper's protocol. The prompt is the bare
+    class name, with LVIS's underscores and remarks in brackets taken out. Raises FileNotFoundError,
+    and ValueError for what is no such file or has one id twice.
     """
 
     def __init__(self, root: Path | str, annotations: Path | str, *, name: str = "coco") -> None:
@@ -32,6 +35,9 @@ class CocoDataset:
                 self.coco = COCO(str(annotations))
             except (ValueError, KeyError, TypeError, AssertionError) as error:
                 raise ValueError(f"{annotations} is not a COCO instances file: {error}.") from error
+        for kind, found in (("images", self.coco.imgs), ("annotations", self.coco.anns)):
+            if len(found) != len(self.coco.dataset[kind]):  # pycocotools would keep the last alone
+                raise ValueError(f"{annotations} has {kind} that share an id; ids must be unique.")
         self._pairs = self._find_pairs()
 
     def _find_pairs(self) -> dict[tuple[int, int], list[dict[str, Any]]]:
@@ -53,11 +59,16 @@ class CocoDataset:
         corners = [(*a["bbox"][:2], *np.add(a["bbox"][:2], a["bbox"][2:])) for a in annotations]
         masks = [self.coco.annToMask(a) for a in annotations if a.get("segmentation")]
         return Example(
-            image=self.root / self.coco.imgs[image_id]["file_name"],
-            prompt=category,
+            image=self.root / _file_name(self.coco.imgs[image_id]),
+            prompt=re.sub(r"_?\(.*\)", "", category).replace("_", " ").lower(),
             boxes=tuple(tuple(map(float, box)) for box in corners),
             category=category,
             image_id=str(image_id),
             source=self.name,
             mask=np.any(masks, axis=0) if masks else None,
         )
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    """COCO names the file; LVIS gives the URL, whose last two parts are folder and file."""
+    return str(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]))

@@ -17,7 +17,8 @@ class Example:
     """A photo, a prompt, and where the named thing is.
 
     image: a path or PIL image; boxes: (x0, y0, x1, y1) half-open pixels, one per instance; mask:
-    (H, W) bool of all instances together, None where the data set has none; source: the data set.
+    (H, W) bool of all instances together, None where the data set has none; source: the data set;
+    word: what is written on the photo, None where the data set does not say.
     """
 
     image: Path | Image.Image
@@ -27,3 +28,4 @@ class Example:
     image_id: str
     source: str
     mask: np.ndarray[Any, Any] | None = None
+    word: str | None = None
