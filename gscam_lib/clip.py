@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -141,7 +143,9 @@ def _stages(visual: nn.Module, blocks: list[str], size: int) -> list[str]:
         return [name for name in norms if name in modules]
     if "layer4" in modules:
         return ["layer1", "layer2", "layer3", "layer4"]
-    last = {shape: name for name, shape in _spatial_modules(visual, size).items()}
+    found = _spatial_modules(visual, size).items()
+    # "trunk.norm" and "trunk.blocks.3" are stages; what lies deeper is the inside of one.
+    last = {shape: n for n, shape in found if n.count(".") < 2 or re.fullmatch(r"\w+\.\w+\.\d+", n)}
     return list(last.values())
 
 
@@ -277,6 +281,15 @@ class Model:
         """Number of channels of the target layer."""
         blank = Image.new("RGB", (self.input_size, self.input_size))
         return int(self.trace(blank).activations.shape[0])
+
+    @cached_property
+    def weights_sha(self) -> str:
+        """SHA-256 of all weights, shortened to 16 hexadecimal digits; names a run or a cache."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
     @property
     def default_k(self) -> int:

@@ -1,0 +1,211 @@
+"""A ViT as tokens: its blocks, their queries, keys and values, and one pass that keeps them all.
+
+Only ViTs whose class token becomes the embedding: open_clip's VisionTransformer and timm's, with
+plain softmax attention. Notation: N tokens of width W, H heads of width d = W / H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.models.vision_transformer import Block as TimmBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From q, k, v (H, N, d each) to attention (H, N, N)."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: x + scale1(attention(norm1(x))), and to that + scale2(mlp(norm2(·)))."""
+
+    module: nn.Module
+    attention: nn.Module
+    norm1: nn.Module
+    scale1: nn.Module
+    norm2: nn.Module
+    mlp: nn.Module
+    scale2: nn.Module
+
+    def qkv(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (H, N, d) of normalized tokens (N, W)."""
+        a: Any = self.attention
+        if isinstance(a, nn.MultiheadAttention):
+            mixed = F.linear(normed, a.in_proj_weight, a.in_proj_bias)
+        else:
+            mixed = a.qkv(normed)
+        q, k, v = mixed.unflatten(1, (3, a.num_heads, -1)).permute(1, 2, 0, 3)
+        return (q, k, v) if isinstance(a, nn.MultiheadAttention) else (a.q_norm(q), a.k_norm(k), v)
+
+    def project(self, mixed: Tensor) -> Tensor:
+        """Output of the attention (N, W) from the heads' values (N, W), side by side."""
+        a: Any = self.attention
+        out: Tensor = (
+            a.out_proj(mixed)
+            if isinstance(a, nn.MultiheadAttention)
+            else a.proj(a.norm(mixed) if hasattr(a, "norm") else mixed)
+        )
+        return out
+
+    def attend(self, tokens: Tensor, mix: Mix) -> Tensor:
+        """What another attention would add to the tokens: (N, W)."""
+        q, k, v = self.qkv(self.norm1(tokens))
+        added: Tensor = self.scale1(self.project(side_by_side(mix(q, k, v) @ v)))
+        return added
+
+    def feed(self, tokens: Tensor) -> Tensor:
+        """What the feed-forward part adds to the tokens: (N, W)."""
+        added: Tensor = self.scale2(self.mlp(self.norm2(tokens)))
+        return added
+
+
+@dataclass(frozen=True)
+class ViT:
+    """Blocks, the patch grid (rows, columns), and the head from tokens (N, W) to (N, D)."""
+
+    blocks: tuple[Block, ...]
+    grid: tuple[int, int]
+    head: Callable[[Tensor], Tensor]
+
+    def patches(self, values: Tensor) -> Tensor:
+        """One value for each patch, from one for each token (N,) or patch: (rows, columns)."""
+        rows, columns = self.grid
+        return values[-rows * columns :].reshape(rows, columns)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one block did with one photo, all in one autograd graph."""
+
+    tokens: Tensor
+    """(N, W) input of the block."""
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attention: Tensor
+    """(H, N, N), rows sum to 1."""
+    mixed: Tensor
+    """(N, W) attention · values, heads side by side, before the output projection."""
+    output: Tensor
+    """(N, W) output of the block."""
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the attention that CLIP was trained with: softmax(q kᵀ / √d), (H, N, N)."""
+    logits: Tensor = q @ k.mT * q.shape[-1] ** -0.5
+    return logits.softmax(-1)
+
+
+def side_by_side(heads: Tensor) -> Tensor:
+    """From (H, N, d) to (N, W)."""
+    return heads.transpose(0, 1).flatten(1)
+
+
+def as_vit(visual: Any) -> ViT | None:
+    """Return the tower as a ViT with a class token, or None if it is none (or not a plain one)."""
+    if isinstance(visual, VisionTransformer):
+        parts = ("attn", "ln_1", "ls_1", "ln_2", "mlp", "ls_2")
+        modules = list(visual.transformer.resblocks)
+        usual = visual.pool_type == "tok" and visual.attn_pool is None
+        usual &= all(type(m) is ResidualAttentionBlock for m in modules)
+
+        def head(tokens: Tensor) -> Tensor:
+            out: Tensor = visual.ln_post(tokens) @ visual.proj
+            return out
+
+        grid = visual.grid_size
+    else:
+        trunk = getattr(visual, "trunk", None)
+        parts = ("attn", "norm1", "ls1", "norm2", "mlp", "ls2")
+        modules = list(getattr(trunk, "blocks", []))
+        usual = getattr(trunk, "global_pool", "") == "token" and bool(modules)
+        usual &= all(type(m) is TimmBlock and _is_plain(m.attn) for m in modules)
+        if not usual or trunk is None:
+            return None
+
+        def head(tokens: Tensor) -> Tensor:
+            out: Tensor = visual.head(trunk.head(trunk.fc_norm(trunk.norm(tokens))))
+            return out
+
+        grid = trunk.patch_embed.grid_size
+    if not usual:
+        return None
+    blocks = tuple(Block(m, *(getattr(m, part) for part in parts)) for m in modules)
+    return ViT(blocks, (int(grid[0]), int(grid[1])), head)
+
+
+def _is_plain(attention: nn.Module) -> bool:
+    """Whether timm's attention is softmax attention and nothing else (its home moved once)."""
+    usual = type(attention).__name__ == "Attention" and hasattr(attention, "q_norm")
+    return usual and getattr(attention, "gate", None) is None
+
+
+def watch(vit: ViT, run: Callable[[], Tensor]) -> tuple[tuple[Seen, ...], Tensor]:
+    """Run the tower on one photo and keep what every block saw; also return what `run` gives.
+
+    The library attention returns no weights that gradients flow through, so each block's attention
+    is computed again from its q, k and v, by hooks that are gone afterwards.
+    """
+    inner: dict[int, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = {}
+    seen: dict[int, Seen] = {}
+
+    def at_attention(index: int, block: Block) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+            normed = inputs[0].reshape(-1, inputs[0].shape[-1])  # a batch of one, in either order
+            q, k, v = block.qkv(normed)
+            attention = plain(q, k, v)
+            mixed = side_by_side(attention @ v)
+            inner[index] = (q, k, v, attention, mixed)
+            again = block.project(mixed).reshape(inputs[0].shape)
+            return (again, None) if isinstance(output, tuple) else again
+
+        return hook
+
+    def at_block(index: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            width = output.shape[-1]
+            before, after = inputs[0].reshape(-1, width), output.reshape(-1, width)
+            seen[index] = Seen(before, *inner[index], after)
+
+        return hook
+
+    handles = []
+    try:
+        for i, block in enumerate(vit.blocks):
+            handles.append(block.attention.register_forward_hook(at_attention(i, block)))
+            handles.append(block.module.register_forward_hook(at_block(i)))
+        result = run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(seen[i] for i in range(len(vit.blocks))), result
+
+
+def last_block(vit: ViT, seen: Sequence[Seen], mix: Mix) -> Tensor:
+    """Every token's (N, D) place in the joint space, the last block attending by `mix` instead."""
+    block, tokens = vit.blocks[-1], seen[-1].tokens
+    tokens = tokens + block.attend(tokens, mix)
+    return vit.head(tokens + block.feed(tokens))
+
+
+def second_path(vit: ViT, seen: Sequence[Seen], mix: Mix, blocks: int) -> Tensor:
+    """Every token's (N, D) place in the joint space, on a path beside that of the class token.
+
+    From the last `blocks` blocks it collects what attention by `mix` adds, without feed-forward;
+    each block reads the tokens of the untouched path (Li et al., CLIP Surgery, equation 3).
+    """
+    chosen = list(zip(vit.blocks, seen, strict=True))[-blocks:]
+    path = chosen[0][1].tokens
+    for block, s in chosen:
+        path = path + block.attend(s.tokens, mix)
+    return vit.head(path)
+
+
+def gradients(score: Tensor, by: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of one score by tensors of a kept graph, which stays."""
+    return torch.autograd.grad(score, list(by), retain_graph=True)
