@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from gscam_lib.boxes import heatmap_to_box
     from gscam_lib.clip import Model, bundled_models, load_model
     from gscam_lib.datasets import CocoDataset, Example
-    from gscam_lib.evaluation import evaluate, known_examples, summarize
+    from gscam_lib.evaluation import (
+        compare,
+        evaluate,
+        evaluate_shards,
+        known_examples,
+        merge,
+        summarize,
+    )
     from gscam_lib.heatmaps import Heatmap, heatmap, sweep
     from gscam_lib.methods import METHODS
     from gscam_lib.metrics import best_iou, iou
@@ -29,7 +36,14 @@ _ROOMS = {
     "boxes": ("heatmap_to_box",),
     "clip": ("Model", "bundled_models", "load_model"),
     "datasets": ("CocoDataset", "Example"),
-    "evaluation": ("evaluate", "known_examples", "summarize"),
+    "evaluation": (
+        "compare",
+        "evaluate",
+        "evaluate_shards",
+        "known_examples",
+        "merge",
+        "summarize",
+    ),
     "heatmaps": ("Heatmap", "heatmap", "sweep"),
     "methods": ("METHODS",),
     "metrics": ("best_iou", "iou"),
@@ -51,14 +65,17 @@ __all__ = [
     "UnknownPromptWarning",
     "best_iou",
     "bundled_models",
+    "compare",
     "datasets",
     "evaluate",
+    "evaluate_shards",
     "figures",
     "heatmap",
     "heatmap_to_box",
     "iou",
     "known_examples",
     "load_model",
+    "merge",
     "scenes",
     "summarize",
     "sweep",

@@ -6,9 +6,12 @@ import importlib.metadata
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 app = typer.Typer(
     help="What does CLIP look at? Heatmaps for photos and prompts.",
@@ -73,27 +76,85 @@ def _draw_heatmaps(
 
 @app.command()
 def evaluate(
+    annotations: Annotated[Path, typer.Option(help="COCO-form JSON, CSV, or WSOL folder.")],
     root: Annotated[Path, typer.Option(help="Folder of the images.")],
-    annotations: Annotated[Path, typer.Option(help="COCO instances JSON.")],
+    dataset: Annotated[str, typer.Option(help="coco, lvis, partimagenet, csv, wsol.")] = "coco",
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "gscorecam,gradcam,center",
     model: ModelOption = "photo-lite",
-    k: Annotated[int | None, typer.Option(help="Channels for gscorecam.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Parquet file for the rows.")] = None,
+    k: Annotated[int | None, typer.Option(help="Channels for methods that rank them.")] = None,
+    preset: Annotated[str, typer.Option(help="clean or paper.")] = "clean",
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps the rows; resumes.")] = None,
+    shard: Annotated[str, typer.Option(help="i/n: do part i (from 0) of n.")] = "0/1",
 ) -> None:
-    """Localize every class in every image of a COCO-format data set; print the table."""
+    """Localize every class in every image; print the table."""
     import gscam_lib as gs
 
     try:
         clip = gs.load_model(model)
-        pairs = list(gs.CocoDataset(root, annotations))
+        pairs = gs.datasets.read(dataset, root, annotations)
         known = gs.known_examples(clip, pairs)
-        rows = gs.evaluate(clip, known, methods.split(","), k=k, progress=True)
-        if out is not None:
-            rows.to_parquet(out)
+        rows = gs.evaluate(
+            clip, known, methods.split(","), k=k, preset=preset, out=out, shard=_shard(shard),
+            progress=True,
+        )  # fmt: skip
     except (ValueError, OSError) as error:
         _fail(error)
     typer.echo(f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class")
-    typer.echo(gs.summarize(rows).round(4).to_string())
+    _print_table(rows, "text")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit()):
+        raise ValueError(f"Got --shard {text}; expected i/n such as 3/16, counted from 0.")
+    return int(i), int(n)
+
+
+@app.command()
+def merge(folder: Path, out: Annotated[Path, typer.Option("-o", "--out")]) -> None:
+    """Put the parts of an evaluation into one Parquet file."""
+    import gscam_lib as gs
+
+    try:
+        rows = gs.merge(folder)
+        rows.to_parquet(out)
+    except (ValueError, OSError) as error:
+        _fail(error)
+    typer.echo(f"wrote {len(rows)} rows to {out}")
+
+
+@app.command()
+def table(
+    folder: Path,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, latex, csv.")] = "text",
+) -> None:
+    """Print the table of an evaluation, with 95 % intervals over images."""
+    import gscam_lib as gs
+
+    try:
+        _print_table(gs.merge(folder), form)
+    except (ValueError, OSError) as error:
+        _fail(error)
+
+
+def _print_table(rows: DataFrame, form: str) -> None:
+    import gscam_lib as gs
+
+    summary = gs.summarize(rows).round(4)
+    forms = {
+        "text": summary.to_string,
+        "markdown": summary.to_markdown,
+        "latex": summary.to_latex,
+        "csv": summary.to_csv,
+    }
+    if form not in forms:
+        raise ValueError(f"Got format '{form}'; expected one of {', '.join(forms)}.")
+    typer.echo(forms[form]())
+    broken = rows[rows["error"].notna()]
+    for row in broken.head(10).itertuples():
+        typer.secho(f"{row.image_id}, {row.prompt}, {row.method}: {row.error}", err=True)
+    if len(broken) > 10:
+        typer.secho(f"… and {len(broken) - 10} further rows with errors", err=True)
 
 
 @app.command()

@@ -1,25 +1,53 @@
-"""Evaluation: examples × methods → one row each."""
+"""Evaluation: examples × methods → one row each, kept in parts so that nothing is done twice."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from inspect import signature
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from gscam_lib import __version__, metrics
 from gscam_lib.boxes import heatmap_to_box
-from gscam_lib.clip import Model
+from gscam_lib.clip import Model, load_model
 from gscam_lib.datasets.example import Example
 from gscam_lib.heatmaps import check_method, heatmap
-from gscam_lib.metrics import best_iou
+from gscam_lib.methods import METHODS
+from gscam_lib.parts import SCHEMA, Parts
+from gscam_lib.photo import load_photo
 from gscam_lib.prompts import UnknownPromptWarning
 from gscam_lib.trace import Trace
 
-EMPTY_BOX = (0, 0, 1, 1)  # the paper's box where a map has no region
+KEY = ["source", "image_id", "category", "prompt", "method", "k"]
+LOOK_AHEAD = 4  # photos decoded while the model computes
+Group: TypeAlias = list[tuple[int, Example]]  # the examples of one image, with their positions
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a box is judged. Both take the photo squashed, Otsu's threshold, the largest rectangle.
+
+    inclusive: count the last pixel as inside; empty_box: the box of a map that has no region.
+    """
+
+    name: str
+    inclusive: bool
+    empty_box: tuple[int, int, int, int] | None
+
+
+PRESETS = {
+    "clean": Preset("clean", inclusive=False, empty_box=None),
+    "paper": Preset("paper", inclusive=True, empty_box=(0, 0, 1, 1)),
+}
 
 
 def evaluate(
@@ -28,22 +56,91 @@ def evaluate(
     methods: Sequence[str] = ("gscorecam",),
     *,
     k: int | None = None,
+    preset: str = "clean",
+    out: Path | str | None = None,
+    shard: tuple[int, int] = (0, 1),
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Localize every example with every method: one row for each pair.
+    """Localize every example with every method: one row for each pair, in the order of the data.
 
-    Columns: image_id, category, prompt, method, k, x0, y0, x1, y1, iou (best over the true boxes),
-    hit (iou ≥ 0.5), logit, seconds, error, model. A photo that cannot be read becomes rows with
-    their error. Examples of one image that follow each other share its trace. k applies to methods
-    that rank channels. Protocol: Chen et al. 2022, with half-open boxes and the true maximum.
+    Columns: example (position), source, image_id, category, prompt, method, k, x0, y0, x1, y1, iou
+    (best over the true boxes), hit (iou ≥ 0.5), pointing, energy, logit, seconds, error, model,
+    preset. What fails becomes a row with its error and never stops the run. Examples of one image
+    that follow each other share its trace. k is for methods that rank channels.
+
+    preset: "clean" or "paper" (Chen et al. 2022: inclusive pixels). out: a folder; rows are kept
+    there as they come, and a later call with the same arguments goes on where this one ended.
+    shard: (i, n), do the i-th of n parts of the images. Raises ValueError for bad arguments and for
+    a folder that holds another run.
     """
+    if preset not in PRESETS:
+        raise ValueError(f"No preset '{preset}'. There are: {', '.join(PRESETS)}.")
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"Got shard={shard}; expected (i, n) with 0 ≤ i < n.")
     for method in methods:
         check_method(method)
-    examples = tqdm(dataset, disable=not progress, unit="pair")
-    rows: list[dict[str, Any]] = []
-    for _, group in groupby(examples, key=lambda e: (e.source, e.image_id)):
-        rows.extend(_evaluate_image(model, list(group), methods, k))
-    return pd.DataFrame(rows)
+    parts = Parts(out, run_id(model, preset))
+    done = set(map(_key, parts.rows()))
+    groups = list(_groups(dataset))[shard[0] :: shard[1]]
+    with tqdm(total=sum(map(len, groups)), disable=not progress, unit="pair") as bar, parts:
+        errors = 0
+        for group, photo in _photos(groups):
+            for row in _rows(model, group, photo, methods, k, PRESETS[preset], done):
+                errors += row["error"] is not None
+                parts.add(row)
+            bar.update(len(group))
+            bar.set_postfix(errors=errors)
+    return _frame(parts.rows())
+
+
+def run_id(model: Model, preset: str) -> dict[str, str]:
+    """What rows must share to be put in one table: model, weights, preset, library version."""
+    return {
+        "model": model.name,
+        "weights": model.weights_sha,
+        "layer": model.layer.name,
+        "preset": preset,
+        "version": __version__,
+    }
+
+
+def merge(folder: Path | str) -> pd.DataFrame:
+    """All rows of a folder, each question once, in the order of the data.
+
+    Raises FileNotFoundError for a folder without parts, and ValueError where parts were made with
+    other weights, presets or versions, saying which.
+    """
+    return _frame(Parts.read(folder))
+
+
+def evaluate_shards(
+    executor: Executor,
+    model_name: str,
+    dataset: Sequence[Example],
+    methods: Sequence[str],
+    out: Path | str,
+    *,
+    shards: int,
+    k: int | None = None,
+    preset: str = "clean",
+) -> pd.DataFrame:
+    """Run the shards of an evaluation on any concurrent.futures executor, and merge them.
+
+    Each worker loads the model once, from its name. Dask: `client.get_executor()`; SLURM:
+    `submitit.AutoExecutor`. A failed shard raises its error here after the others have ended;
+    what was computed stays in `out`.
+    """
+    jobs = [
+        executor.submit(
+            _evaluate_shard, model_name, list(dataset), list(methods), str(out), (i, shards), k,
+            preset,
+        )
+        for i in range(shards)
+    ]  # fmt: skip
+    failures = [error for job in jobs if (error := _failure(job)) is not None]
+    if failures:
+        raise failures[0]
+    return merge(out)
 
 
 def known_examples(model: Model, dataset: Iterable[Example]) -> list[Example]:
@@ -52,56 +149,173 @@ def known_examples(model: Model, dataset: Iterable[Example]) -> list[Example]:
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per method: pairs, share of hits, mean and median IoU, seconds per map, errors."""
-    order = list(dict.fromkeys(rows["method"]))
-    grouped = rows.groupby("method", sort=False)
-    table = pd.DataFrame(
-        {
-            "pairs": grouped.size(),
-            "hits": grouped["hit"].mean(),
-            "mean IoU": grouped["iou"].mean(),
-            "median IoU": grouped["iou"].median(),
-            "seconds": grouped["seconds"].median(),
-            "errors": grouped["error"].count(),
+    """Per method: pairs, share of hits with its 95 % interval over images, mean IoU, and more.
+
+    Columns: pairs, hits, low, high, macro (mean over classes of their shares of hits), mean IoU,
+    median IoU, pointing, energy, seconds (median), errors. Faulty rows count as misses.
+    """
+    table = {}
+    for method, group in rows.groupby("method", sort=False):
+        hit = group["hit"].astype(float)
+        low, high = metrics.bootstrap_interval(hit.to_numpy(), group["image_id"].to_numpy())
+        table[method] = {
+            "pairs": len(group),
+            "hits": hit.mean(),
+            "low": low,
+            "high": high,
+            "macro": hit.groupby(group["category"]).mean().mean(),
+            "mean IoU": group["iou"].mean(),
+            "median IoU": group["iou"].median(),
+            "pointing": group["pointing"].astype(float).mean(),
+            "energy": group["energy"].mean(),
+            "seconds": group["seconds"].median(),
+            "errors": int(group["error"].notna().sum()),
         }
-    )
-    return table.loc[order]
+    return pd.DataFrame.from_dict(table, orient="index")
 
 
-def _evaluate_image(
-    model: Model, examples: list[Example], methods: Sequence[str], k: int | None
-) -> Iterator[dict[str, Any]]:
+def compare(rows: pd.DataFrame, a: str, b: str, *, column: str = "iou") -> dict[str, float]:
+    """Paired difference of two methods on the questions both answered, over images.
+
+    Returns difference (a − b), low, high, p; see `metrics.paired_difference`. Raises ValueError for
+    methods without common rows.
+    """
+    wide = rows.pivot_table(index=["image_id", "prompt"], columns="method", values=column)
+    if not {a, b} <= set(wide.columns):
+        raise ValueError(f"Got {a!r} and {b!r}; these rows have {', '.join(wide.columns)}.")
+    both = wide[[a, b]].dropna()
+    images = both.index.get_level_values("image_id").to_numpy()
+    return metrics.paired_difference(both[a].to_numpy(), both[b].to_numpy(), images)
+
+
+# ---------------------------------------------------------------- one image, one question
+
+
+def _groups(dataset: Iterable[Example]) -> Iterator[Group]:
+    for _, group in groupby(enumerate(dataset), key=lambda e: (e[1].source, e[1].image_id)):
+        yield list(group)
+
+
+def _photos(groups: list[Group]) -> Iterator[tuple[Group, Any]]:
+    """Each group with its decoded photo, or the error of it, read ahead by threads."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(_photo, group) for group in groups[:LOOK_AHEAD]]
+        for i, group in enumerate(groups):
+            if i + LOOK_AHEAD < len(groups):
+                waiting.append(pool.submit(_photo, groups[i + LOOK_AHEAD]))
+            photo = waiting[i].result()
+            waiting[i] = None  # type: ignore[call-overload]
+            yield group, photo
+
+
+def _photo(group: Group) -> Any:
     try:
-        trace: Trace | Exception = model.trace(examples[0].image)
-    except (ValueError, OSError) as error:
-        trace = error
-    for example in examples:
+        return load_photo(group[0][1].image)
+    except Exception as error:  # whatever is wrong with a file, the run goes on
+        return error
+
+
+def _rows(
+    model: Model,
+    group: Group,
+    photo: Any,
+    methods: Sequence[str],
+    k: int | None,
+    preset: Preset,
+    done: set[tuple[Any, ...]],
+) -> Iterator[dict[str, Any]]:
+    trace: Trace | Exception | None = photo if isinstance(photo, Exception) else None
+    for position, example in group:
+        about = {key: getattr(example, key) for key in ("source", "image_id", "category", "prompt")}
         for method in methods:
-            yield {
-                "image_id": example.image_id,
-                "category": example.category,
-                "prompt": example.prompt,
-                "method": method,
-                **_localize(trace, example, method, k),
-                "model": model.name,
-            }
+            used = (model.default_k if k is None else k) if _takes_k(method) else None
+            row = {"example": position, **about, "method": method, "k": used}
+            if _key(row) in done:
+                continue
+            if trace is None:
+                trace = _trace(model, photo)
+            found = _localize(trace, example, method, used, preset)
+            yield row | found | {"model": model.name, "preset": preset.name}
+
+
+def _trace(model: Model, photo: Any) -> Trace | Exception:
+    try:
+        return model.trace(photo)
+    except Exception as error:
+        return error
 
 
 def _localize(
-    trace: Trace | Exception, example: Example, method: str, k: int | None
+    trace: Trace | Exception, example: Example, method: str, k: int | None, preset: Preset
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    found: dict[str, Any]
+    row: dict[str, Any] = dict.fromkeys(("x0", "y0", "x1", "y1", "logit"))
+    row |= {"iou": 0.0, "hit": False, "pointing": False, "energy": 0.0, "error": None}
     try:
         if isinstance(trace, Exception):
             raise trace
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnknownPromptWarning)  # the caller chose the prompts
-            heat = heatmap(trace, example.prompt, method, k=k if method == "gscorecam" else None)
-        box = heatmap_to_box(heat) or EMPTY_BOX
-        overlap = best_iou(box, example.boxes)
-        found = {"k": heat.k, **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))}
-        found |= {"iou": overlap, "hit": overlap >= 0.5, "logit": heat.logit, "error": None}
-    except (ValueError, OSError) as error:
-        found = {"iou": 0.0, "hit": False, "error": f"{type(error).__name__}: {error}"}
-    return {**found, "seconds": time.perf_counter() - start}
+            heat = heatmap(trace, example.prompt, method, k=k)
+        box = heatmap_to_box(heat) or preset.empty_box
+        row["seconds"] = time.perf_counter() - start
+        row["logit"] = heat.logit
+        if box is not None:
+            row |= dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+        row["iou"] = metrics.best_iou(box, example.boxes, inclusive=preset.inclusive)
+        row["hit"] = row["iou"] >= 0.5
+        mask = example.mask
+        if mask is None:
+            mask = metrics.boxes_to_mask(example.boxes, heat.values.shape)
+        row["pointing"] = not heat.flat and metrics.pointing_hit(heat.values, mask)
+        row["energy"] = metrics.energy_inside(heat.values, mask)
+    except Exception as error:  # NaN weights, no memory, a broken photo: a row, not the end
+        row["error"] = f"{type(error).__name__}: {error}"
+        row["seconds"] = time.perf_counter() - start
+    return row
+
+
+def _takes_k(method: str) -> bool:
+    return "k" in signature(METHODS[method]).parameters
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(None if pd.isna(row[c]) else row[c] for c in KEY)
+
+
+def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=SCHEMA.names)
+    whole = ["k", "x0", "y0", "x1", "y1"]
+    frame[whole] = frame[whole].astype("Int64")
+    frame["error"] = frame["error"].astype(object).where(frame["error"].notna(), None)
+    order = {method: i for i, method in enumerate(dict.fromkeys(frame["method"]))}
+    rank = frame["method"].map(order)
+    frame = frame.assign(_rank=rank).sort_values(["example", "_rank"], kind="stable")
+    return frame.drop_duplicates(KEY).drop(columns="_rank").reset_index(drop=True)
+
+
+# ---------------------------------------------------------------- in a worker
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> Model:
+    return load_model(name)
+
+
+def _evaluate_shard(
+    model_name: str,
+    dataset: list[Example],
+    methods: list[str],
+    out: str,
+    shard: tuple[int, int],
+    k: int | None,
+    preset: str,
+) -> int:
+    model = _loaded(model_name)
+    rows = evaluate(model, dataset, methods, k=k, preset=preset, out=out, shard=shard)
+    return len(rows)
+
+
+def _failure(job: Any) -> BaseException | None:
+    error: BaseException | None = job.exception()
+    return error

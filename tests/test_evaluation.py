@@ -1,17 +1,25 @@
-"""evaluation.py: rows, errors that become rows, the table."""
+"""evaluation.py, parts.py: rows, errors that become rows, resuming, shards, the table."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 import gscam_lib as gs
+from gscam_lib import parts
 
 
 @pytest.fixture
 def examples(photo, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_text("no photo")
-    from PIL import Image
-
     image = Image.fromarray(photo)
     return [
         gs.Example(image, "cat", ((10, 5, 30, 25),), "cat", "1", "test"),
@@ -29,9 +37,10 @@ def test_rows_agree_with_single_calls(resnet, examples):
         k = 5 if row.method == "gscorecam" else None
         heat = gs.heatmap(trace, row.prompt, row.method, k=k)
         box = (row.x0, row.y0, row.x1, row.y1)
-        assert box == (gs.heatmap_to_box(heat) or (0, 0, 1, 1))
+        expected = gs.heatmap_to_box(heat)
+        assert pd.isna(row.x0) if expected is None else box == expected
         truth = next(e.boxes for e in examples if e.prompt == row.prompt)
-        assert row.iou == gs.best_iou(box, truth)
+        assert row.iou == gs.best_iou(expected, truth)
         assert row.hit == (row.iou >= 0.5)
         assert row.logit == pytest.approx(heat.logit)
         assert row.error is None
@@ -61,6 +70,152 @@ def test_a_wrong_method_is_refused_before_the_work(resnet, examples):
         gs.evaluate(resnet, examples, ["center", "nope"])
 
 
+def same(a, b):
+    pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
+
+
+def test_presets(resnet, examples, monkeypatch):
+    monkeypatch.setitem(gs.METHODS, "gradcam", lambda t, p: t.activations[0] * 0)
+    clean = gs.evaluate(resnet, examples[:1], ["gradcam"])
+    paper = gs.evaluate(resnet, examples[:1], ["gradcam"], preset="paper")
+    assert clean[["x0", "y0", "x1", "y1"]].isna().all(axis=None)
+    assert paper[["x0", "y0", "x1", "y1"]].iloc[0].tolist() == [0, 0, 1, 1]
+    assert paper["preset"].tolist() == ["paper"]
+    with pytest.raises(ValueError, match="No preset 'papers'"):
+        gs.evaluate(resnet, examples, ["center"], preset="papers")
+
+
+def test_masks_are_used_for_pointing(resnet, examples):
+    mask = np.zeros((40, 70), bool)
+    mask[20, 35] = True
+    hit = gs.Example(examples[0].image, "cat", ((0, 0, 1, 1),), "cat", "1", "t", mask=mask)
+    miss = gs.Example(examples[0].image, "cat", ((0, 0, 1, 1),), "cat", "2", "t")
+    rows = gs.evaluate(resnet, [hit, miss], ["center"])
+    assert rows["pointing"].tolist() == [True, False]
+    assert rows["energy"].iloc[0] > 0
+
+
+def test_a_run_goes_on_where_it_ended(resnet, examples, tmp_path, monkeypatch):
+    whole = gs.evaluate(resnet, examples, ["gradcam", "center"])
+    gs.evaluate(resnet, examples[:2], ["gradcam"], out=tmp_path)
+    count = []
+    monkeypatch.setattr(gs.Model, "trace", _counted(gs.Model.trace, count))
+    rows = gs.evaluate(resnet, examples, ["gradcam", "center"], out=tmp_path)
+    assert len(count) == 2  # image 1 for its centre, image 3; image 2 cannot be read
+    same(rows, whole)
+    gs.evaluate(resnet, examples, ["gradcam", "center"], out=tmp_path)
+    assert len(count) == 2
+    same(gs.merge(tmp_path), whole)
+
+
+def _counted(function, count):
+    return lambda *a, **o: count.append(1) or function(*a, **o)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_shards_equal_one(resnet, examples, tmp_path, n):
+    for i in reversed(range(n)):
+        gs.evaluate(resnet, examples, ["gradcam", "center"], out=tmp_path, shard=(i, n))
+    same(gs.merge(tmp_path), gs.evaluate(resnet, examples, ["gradcam", "center"]))
+    with pytest.raises(ValueError, match="0 ≤ i < n"):
+        gs.evaluate(resnet, examples, ["center"], shard=(n, n))
+
+
+def test_an_executor_runs_the_shards(resnet, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr("gscam_lib.evaluation._loaded", lambda name: resnet)
+    with ThreadPoolExecutor(2) as pool:
+        rows = gs.evaluate_shards(pool, "tiny", examples, ["center"], tmp_path, shards=2)
+    same(rows, gs.evaluate(resnet, examples, ["center"]))
+
+
+def test_two_writers_on_one_folder(resnet, examples, tmp_path):
+    whole = gs.evaluate(resnet, examples, ["center"])
+    writers = [parts.Parts(tmp_path, {"run": "a"}) for _ in range(2)]
+    for writer in writers:
+        for row in whole.astype(object).where(whole.notna(), None).to_dict("records"):
+            writer.add(row)
+        writer.flush()
+    assert len(list(tmp_path.glob("part-*.parquet"))) == 2
+    same(gs.merge(tmp_path), whole)
+
+
+def test_merge_refuses_what_does_not_belong_together(resnet, examples, tmp_path):
+    gs.evaluate(resnet, examples[:1], ["center"], out=tmp_path)
+    with pytest.raises(ValueError, match="has preset clean, not paper"):
+        gs.evaluate(resnet, examples[:1], ["center"], out=tmp_path, preset="paper")
+    parts.Parts(tmp_path / "b", {"preset": "paper"}).folder.joinpath("x").touch()
+    with pytest.raises(FileNotFoundError, match="No part"):
+        gs.merge(tmp_path / "b")
+
+
+def test_a_full_disk_loses_nothing(resnet, examples, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(parts.pq, "write_table", full)
+        with pytest.warns(RuntimeWarning, match="Make room"):
+            rows = gs.evaluate(resnet, examples, ["center"], out=tmp_path)
+    same(rows, gs.evaluate(resnet, examples, ["center"]))
+    assert not list(tmp_path.glob("part*"))
+    gs.evaluate(resnet, examples, ["center"], out=tmp_path)
+    same(gs.merge(tmp_path), rows)
+
+
+def test_nan_weights_become_rows(photo, tmp_path):
+    from conftest import tiny_clip
+
+    model = tiny_clip("resnet")
+    model.network.visual.layer4[0].conv1.weight.data[:] = float("nan")
+    example = gs.Example(Image.fromarray(photo), "cat", ((0, 0, 5, 5),), "cat", "1", "test")
+    rows = gs.evaluate(model, [example], ["gradcam", "gscorecam", "center"], k=2)
+    assert rows["error"].notna().tolist()[:2] == [True, True]
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from conftest import tiny_clip
+from PIL import Image
+import numpy as np
+import gscam_lib as gs
+from gscam_lib import parts
+parts.SECONDS = 0.0
+rng = np.random.default_rng(0)
+images = [Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)) for _ in range(40)]
+examples = [gs.Example(x, "cat", ((0, 0, 9, 9),), "cat", str(i), "t") for i, x in enumerate(images)]
+gs.evaluate(tiny_clip("resnet"), examples, ["gradcam", "center"], out=sys.argv[1])
+print("done", flush=True)
+"""
+
+
+def test_killed_and_resumed_equals_undisturbed(tmp_path):
+    def start(folder):
+        here = os.path.dirname(__file__)
+        command = [sys.executable, "-c", KILLED, str(tmp_path / folder), here]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    first = start("killed")
+    while not list((tmp_path / "killed").glob("part-*.parquet")) and first.poll() is None:
+        time.sleep(0.005)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    kept = len(gs.merge(tmp_path / "killed"))
+    assert 0 < kept < 80
+    for folder in ("killed", "undisturbed"):
+        assert start(folder).communicate()[0].strip() == "done"
+    same(gs.merge(tmp_path / "killed"), gs.merge(tmp_path / "undisturbed"))
+
+
+def test_compare(resnet, examples):
+    rows = gs.evaluate(resnet, examples, ["center", "gradcam"])
+    found = gs.compare(rows, "center", "gradcam")
+    wide = rows.pivot(index="example", columns="method", values="iou")
+    assert found["difference"] == pytest.approx((wide["center"] - wide["gradcam"]).mean())
+    with pytest.raises(ValueError, match="these rows have center, gradcam"):
+        gs.compare(rows, "center", "nope")
+
+
 def test_summary(resnet, examples):
     rows = gs.evaluate(resnet, examples, ["center", "gradcam"])
     table = gs.summarize(rows)
@@ -76,3 +231,50 @@ def test_known_examples(resnet, examples):
     closed = gs.Model(resnet.network, resnet.tokenizer, vocabulary=["cat"])
     assert [e.image_id for e in gs.known_examples(closed, examples[:3])] == ["1", "2"]
     assert gs.known_examples(resnet, examples[:3]) == examples[:3]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A tiny CLIP as a folder, which workers load by its name."""
+    import json
+
+    import torch
+    from conftest import TEXT, VISION, tiny_clip
+
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    config = {"embed_dim": 24, "vision_cfg": VISION["resnet"], "text_cfg": TEXT}
+    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
+    torch.save(tiny_clip("resnet").network.state_dict(), folder / "model.bin")
+    return folder
+
+
+def test_dask_equals_the_plain_loop(saved, examples, tmp_path):
+    distributed = pytest.importorskip("distributed", reason="needs the extra dask")
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as c,
+        distributed.Client(c) as client,
+    ):
+        rows = gs.evaluate_shards(
+            client.get_executor(), str(saved), examples, ["gradcam", "center"], tmp_path / "out",
+            shards=3,
+        )  # fmt: skip
+    same(rows, gs.evaluate(gs.load_model(saved), examples, ["gradcam", "center"]))
+
+
+def test_submitit_equals_the_plain_loop(saved, examples, tmp_path):
+    submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
+    executor = submitit.AutoExecutor(tmp_path / "log", cluster="local")
+    executor.update_parameters(timeout_min=5)
+    rows = gs.evaluate_shards(
+        executor, str(saved), examples, ["gradcam", "center"], tmp_path / "out", shards=2
+    )
+    same(rows, gs.evaluate(gs.load_model(saved), examples, ["gradcam", "center"]))
+
+
+def test_a_failed_shard_raises_and_keeps_the_rest(saved, examples, tmp_path):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="No model 'nowhere'"):
+        gs.evaluate_shards(pool, "nowhere", examples, ["center"], tmp_path, shards=2)
