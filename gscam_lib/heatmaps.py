@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from gscam_lib.methods import METHODS
+from gscam_lib.methods.method import check_options, options_of
 from gscam_lib.methods.score import check_k
+from gscam_lib.photo import Geometry
 from gscam_lib.prompts import Prompt, UnknownPromptWarning, label
 from gscam_lib.trace import Trace
 
@@ -23,7 +24,8 @@ class Heatmap:
     """Where a prompt is, for one photo, model and method.
 
     values: (H, W) float32 in [0, 1] at the photo's size; flat: the map was constant and values are
-    all zero; logit: of the whole photo; k: channels used, None for methods without k.
+    all zero; logit: of the whole photo; k: channels used, None for methods without k; resolution:
+    (h, w) of the method's map before it was resized.
     """
 
     values: np.ndarray[Any, Any]
@@ -33,18 +35,30 @@ class Heatmap:
     prompt: str
     k: int | None
     model: str
+    resolution: tuple[int, int] = (0, 0)
 
 
 def heatmap(
-    trace: Trace, prompt: Prompt, method: str = "gscorecam", *, k: int | None = None
+    trace: Trace | Sequence[Trace],
+    prompt: Prompt,
+    method: str = "gscorecam",
+    *,
+    k: int | None = None,
+    **options: Any,
 ) -> Heatmap:
     """Heatmap of a prompt on a traced photo.
 
-    method: a name in METHODS; k: channels to use, for methods that rank them (None: the paper's
-    share of C). Warns with UnknownPromptWarning when a model with a closed vocabulary does not know
-    the prompt. Raises ValueError for bad prompts, methods or k, and for weights that give NaN.
+    trace: or several traces of one photo at different layers, whose maps are averaged; method: a
+    name in METHODS; k: channels to use, for methods that rank them (None: the paper's share of C);
+    options: those of the method, see `METHODS[method].options`. Warns with UnknownPromptWarning
+    when a model with a closed vocabulary does not know the prompt. Raises ValueError for bad
+    prompts, methods and options, and for weights that give NaN.
     """
-    check_method(method, k)
+    check_method(method, k, **options)
+    traces = [trace] if isinstance(trace, Trace) else list(trace)
+    if not traces:
+        raise ValueError("Got no trace; expected one, or several of one photo at different layers.")
+    trace = traces[0]
     knowledge = trace.model.knows(prompt)
     if not knowledge.known:
         warnings.warn(
@@ -54,12 +68,33 @@ def heatmap(
             UnknownPromptWarning,
             stacklevel=2,
         )
-    ranks = "k" in signature(METHODS[method]).parameters
-    used = (trace.model.default_k if k is None else int(k)) if ranks else None
-    options = {"k": used} if ranks else {}
-    small = METHODS[method](trace, prompt, **options).detach().cpu().float().numpy()
+    used = None
+    if "k" in options_of(METHODS[method]):
+        used = trace.default_k if k is None else int(k)
+        options = options if k is None else {**options, "k": used}
+    maps = [METHODS[method](t, prompt, **options).detach().cpu().float().numpy() for t in traces]
+    small = maps[0] if len(maps) == 1 else _average(maps, trace)
     values, flat = to_photo(small, trace)
-    return Heatmap(values, flat, trace.logit(prompt), method, label(prompt), used, trace.model.name)
+    rows, columns = small.shape
+    return Heatmap(
+        values,
+        flat,
+        trace.logit(prompt),
+        method,
+        label(prompt),
+        used,
+        trace.model.name,
+        (rows, columns),
+    )
+
+
+def _average(maps: Sequence[np.ndarray[Any, Any]], trace: Trace) -> np.ndarray[Any, Any]:
+    """Mean of maps of several layers, each in [0, 1], at the resolution of the finest."""
+    rows = max(m.shape[0] for m in maps)
+    columns = max(m.shape[1] for m in maps)
+    finest = Geometry(columns, rows, trace.model.input_size)
+    resized = [_unit(m, trace, finest)[0] for m in maps]
+    return np.asarray(np.mean(resized, axis=0), dtype=np.float32)
 
 
 def sweep(trace: Trace, prompt: Prompt, ks: Iterable[int]) -> dict[int, Heatmap]:
@@ -76,6 +111,12 @@ def to_photo(small: np.ndarray[Any, Any], trace: Trace) -> tuple[np.ndarray[Any,
 
     small: (h, w) map. Flat maps become zeros. Raises ValueError if the map has NaN or infinity.
     """
+    return _unit(small, trace, trace.geometry)
+
+
+def _unit(
+    small: np.ndarray[Any, Any], trace: Trace, geometry: Geometry
+) -> tuple[np.ndarray[Any, Any], bool]:
     if not np.isfinite(small).all():
         raise ValueError(
             f"The map on {trace.model.name} has NaN or infinite values; expected finite numbers. "
@@ -83,8 +124,8 @@ def to_photo(small: np.ndarray[Any, Any], trace: Trace) -> tuple[np.ndarray[Any,
         )
     positive = np.maximum(small, 0)
     if np.ptp(positive) <= FLAT * positive.max():
-        return np.zeros((trace.geometry.height, trace.geometry.width), np.float32), True
-    return _min_max(trace.geometry.unsquash(_min_max(positive))), False
+        return np.zeros((geometry.height, geometry.width), np.float32), True
+    return _min_max(geometry.unsquash(_min_max(positive))), False
 
 
 def _min_max(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -94,10 +135,6 @@ def _min_max(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.asarray((values - low) / (high - low), dtype=np.float32)
 
 
-def check_method(method: str, k: int | None = None) -> None:
-    """Raise ValueError if there is no such method, or if it takes no k and one is given."""
-    if method not in METHODS:
-        raise ValueError(f"No method '{method}'. There are: {', '.join(METHODS)}.")
-    if k is not None and "k" not in signature(METHODS[method]).parameters:
-        takers = [name for name, f in METHODS.items() if "k" in signature(f).parameters]
-        raise ValueError(f"Got k={k!r} for '{method}', which takes no k. {', '.join(takers)} does.")
+def check_method(method: str, k: int | None = None, **options: Any) -> None:
+    """Raise ValueError if there is no such method, or if it takes no k or option that is given."""
+    check_options(method, METHODS, options if k is None else {"k": k, **options})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -16,8 +16,18 @@ from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From q, k, v (H, N, d each) to attention (H, N, N)."""
+
+class Heads(NamedTuple):
+    """What attention is made of: normalized tokens (N, W), and q, k, v (H, N, d) from them."""
+
+    normed: Tensor
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+Mix = Callable[[Heads], Tensor]
+"""A kind of attention: from what it is made of to (H, N, N), or (N, N) for all heads."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +42,17 @@ class Block:
     mlp: nn.Module
     scale2: nn.Module
 
-    def qkv(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (H, N, d) of normalized tokens (N, W)."""
+    def heads(self, normed: Tensor) -> Heads:
+        """Queries, keys and values of normalized tokens (N, W)."""
         a: Any = self.attention
         if isinstance(a, nn.MultiheadAttention):
             mixed = F.linear(normed, a.in_proj_weight, a.in_proj_bias)
         else:
             mixed = a.qkv(normed)
         q, k, v = mixed.unflatten(1, (3, a.num_heads, -1)).permute(1, 2, 0, 3)
-        return (q, k, v) if isinstance(a, nn.MultiheadAttention) else (a.q_norm(q), a.k_norm(k), v)
+        if not isinstance(a, nn.MultiheadAttention):
+            q, k = a.q_norm(q), a.k_norm(k)
+        return Heads(normed, q, k, v)
 
     def project(self, mixed: Tensor) -> Tensor:
         """Output of the attention (N, W) from the heads' values (N, W), side by side."""
@@ -54,8 +66,8 @@ class Block:
 
     def attend(self, tokens: Tensor, mix: Mix) -> Tensor:
         """What another attention would add to the tokens: (N, W)."""
-        q, k, v = self.qkv(self.norm1(tokens))
-        added: Tensor = self.scale1(self.project(side_by_side(mix(q, k, v) @ v)))
+        heads = self.heads(self.norm1(tokens))
+        added: Tensor = self.scale1(self.project(side_by_side(mix(heads) @ heads.v)))
         return added
 
     def feed(self, tokens: Tensor) -> Tensor:
@@ -72,10 +84,13 @@ class ViT:
     grid: tuple[int, int]
     head: Callable[[Tensor], Tensor]
 
+    def without_prefix(self, tokens: Tensor) -> Tensor:
+        """Tokens (N, …) of the patches alone: (rows · columns, …)."""
+        return tokens[-self.grid[0] * self.grid[1] :]
+
     def patches(self, values: Tensor) -> Tensor:
         """One value for each patch, from one for each token (N,) or patch: (rows, columns)."""
-        rows, columns = self.grid
-        return values[-rows * columns :].reshape(rows, columns)
+        return self.without_prefix(values).reshape(self.grid)
 
 
 @dataclass(frozen=True)
@@ -84,9 +99,7 @@ class Seen:
 
     tokens: Tensor
     """(N, W) input of the block."""
-    q: Tensor
-    k: Tensor
-    v: Tensor
+    heads: Heads
     attention: Tensor
     """(H, N, N), rows sum to 1."""
     mixed: Tensor
@@ -95,8 +108,8 @@ class Seen:
     """(N, W) output of the block."""
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return the attention that CLIP was trained with: softmax(q kᵀ / √d), (H, N, N)."""
+def attend(q: Tensor, k: Tensor) -> Tensor:
+    """Return softmax(q kᵀ / √d), (H, N, N): how much each query takes from each key."""
     logits: Tensor = q @ k.mT * q.shape[-1] ** -0.5
     return logits.softmax(-1)
 
@@ -151,16 +164,16 @@ def watch(vit: ViT, run: Callable[[], Tensor]) -> tuple[tuple[Seen, ...], Tensor
     The library attention returns no weights that gradients flow through, so each block's attention
     is computed again from its q, k and v, by hooks that are gone afterwards.
     """
-    inner: dict[int, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = {}
+    inner: dict[int, tuple[Heads, Tensor, Tensor]] = {}
     seen: dict[int, Seen] = {}
 
     def at_attention(index: int, block: Block) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
             normed = inputs[0].reshape(-1, inputs[0].shape[-1])  # a batch of one, in either order
-            q, k, v = block.qkv(normed)
-            attention = plain(q, k, v)
-            mixed = side_by_side(attention @ v)
-            inner[index] = (q, k, v, attention, mixed)
+            heads = block.heads(normed)
+            attention = attend(heads.q, heads.k)
+            mixed = side_by_side(attention @ heads.v)
+            inner[index] = (heads, attention, mixed)
             again = block.project(mixed).reshape(inputs[0].shape)
             return (again, None) if isinstance(output, tuple) else again
 
@@ -197,7 +210,7 @@ def second_path(vit: ViT, seen: Sequence[Seen], mix: Mix, blocks: int) -> Tensor
     """Every token's (N, D) place in the joint space, on a path beside that of the class token.
 
     From the last `blocks` blocks it collects what attention by `mix` adds, without feed-forward;
-    each block reads the tokens of the untouched path (Li et al., CLIP Surgery, equation 3).
+    each block reads the tokens of the untouched path (Li et al., CLIP Surgery, 2025).
     """
     chosen = list(zip(vit.blocks, seen, strict=True))[-blocks:]
     path = chosen[0][1].tokens

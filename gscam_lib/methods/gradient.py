@@ -1,9 +1,10 @@
-"""Methods that weight activations by gradients, without masking."""
+"""Methods that combine activations A with their gradients G, both (C, h, w); no masking."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gscam_lib.prompts import Prompt
 from gscam_lib.trace import Trace
@@ -16,3 +17,116 @@ def gradcam(trace: Trace, prompt: Prompt) -> Tensor:
     """
     weights = trace.gradients(prompt).mean((1, 2))
     return torch.einsum("c,chw->hw", weights, trace.activations).relu()
+
+
+def gradcam_plus_plus(trace: Trace, prompt: Prompt) -> Tensor:
+    """Grad-CAM++: positive gradients, each weighted by its share α in the score: (h, w) ≥ 0.
+
+    The score is taken as the exponent, so that α needs first derivatives only.
+    Chattopadhay et al., Grad-CAM++, WACV 2018, equations 5, 7 and 19.
+    """
+    A, G = trace.activations, trace.gradients(prompt)
+    alpha = G**2 / (2 * G**2 + A.sum((1, 2), keepdim=True) * G**3 + 1e-6)
+    weights = (alpha * G.relu()).sum((1, 2))
+    return torch.einsum("c,chw->hw", weights, A).relu()
+
+
+def xgradcam(trace: Trace, prompt: Prompt) -> Tensor:
+    """XGrad-CAM: gradients averaged with the activations as weights: (h, w) ≥ 0.
+
+    Fu et al., Axiom-based Grad-CAM, BMVC 2020.
+    """
+    A, G = trace.activations, trace.gradients(prompt)
+    weights = (A * G).sum((1, 2)) / (A.sum((1, 2)) + 1e-7)
+    return torch.einsum("c,chw->hw", weights, A).relu()
+
+
+def hirescam(trace: Trace, prompt: Prompt) -> Tensor:
+    """HiResCAM: activation times gradient, place by place, no averaging: (h, w) ≥ 0.
+
+    Draelos and Carin, Use HiResCAM instead of Grad-CAM, 2020.
+    """
+    return (trace.activations * trace.gradients(prompt)).sum(0).relu()
+
+
+def layercam(trace: Trace, prompt: Prompt) -> Tensor:
+    """LayerCAM: activation times positive gradient, place by place: (h, w) ≥ 0.
+
+    Jiang et al., LayerCAM, IEEE TIP 2021.
+    """
+    return (trace.activations * trace.gradients(prompt).relu()).sum(0).relu()
+
+
+def eigencam(trace: Trace, prompt: Prompt) -> Tensor:
+    """Eigen-CAM: activations along their first principal component; no prompt: (h, w) ≥ 0.
+
+    Muhammad and Yeasin, Eigen-CAM, IJCNN 2020. The paper does not centre the activations; grad-cam
+    does, and so do we, since the first component is the mean activation otherwise.
+    """
+    return _first_component(trace.activations).relu()
+
+
+def eigengradcam(trace: Trace, prompt: Prompt) -> Tensor:
+    """Eigen-Grad-CAM: activation times gradient along its first component: (h, w) ≥ 0.
+
+    Gildenblat et al., the package grad-cam, 2021: Eigen-CAM made to depend on the prompt.
+    """
+    return _first_component(trace.activations * trace.gradients(prompt)).relu()
+
+
+def _first_component(maps: Tensor) -> Tensor:
+    """Centred (C, h, w) maps along their first right singular vector: (h, w)."""
+    rows = maps.flatten(1).T
+    rows = rows - rows.mean(0)
+    u, s, _ = torch.linalg.svd(rows, full_matrices=False)
+    along: Tensor = u[:, 0] * s[0]
+    # The sign of a singular vector means nothing; high shall be where the maps are high.
+    along = along if along @ rows.sum(1) >= 0 else -along
+    return along.reshape(maps.shape[1:])
+
+
+def fullgrad(trace: Trace, prompt: Prompt) -> Tensor:
+    """FullGrad: gradient times input, and gradient times bias of every layer: (S, S) ≥ 0.
+
+    The biases of convolutions and batch norms, the implicit ones of running means included; each
+    channel's absolute values are min-maxed and resized, then all are added.
+    Srinivas and Fleuret, Full-Gradient Representation, NeurIPS 2019; for
+    piecewise linear networks, so no ViTs (on ours, smooth activations make it approximate).
+    """
+    sites, biases = trace.keep("biases", lambda: _biases(trace.model.network.visual))
+    pixels, outputs, embedding = trace.keep("fullgrad", lambda: trace.keep_outputs(sites))
+    with torch.enable_grad():
+        score = trace.model.scores(embedding, prompt)[0]
+        at_input, *grads = torch.autograd.grad(score, [pixels, *outputs], retain_graph=True)
+    total = _rescaled((at_input * pixels.detach())[0], trace.model.input_size)
+    for bias, grad in zip(biases, grads, strict=True):
+        total = total + _rescaled(grad[0] * bias[:, None, None], trace.model.input_size)
+    return total
+
+
+def _biases(visual: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
+    """Modules whose output has just got a bias for each channel, and these biases (C,)."""
+    sites: list[nn.Module] = []
+    biases: list[Tensor] = []
+    for module in visual.modules():
+        bias = module.bias if isinstance(module, nn.Conv2d | nn.BatchNorm2d) else None
+        if bias is None:
+            continue
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+            assert module.running_var is not None  # the two come together
+            deviation = (module.running_var + module.eps).sqrt()
+            bias = bias - module.running_mean * module.weight / deviation
+        # timm's batch norms go on to an activation; the identity before it has what we need.
+        drop = getattr(module, "drop", None)
+        sites.append(drop if isinstance(drop, nn.Module) else module)
+        biases.append(bias.detach())
+    return sites, biases
+
+
+def _rescaled(maps: Tensor, size: int) -> Tensor:
+    """|maps| (C, h, w), each min-maxed and resized, and their sum: (S, S)."""
+    maps = maps.abs()
+    maps = maps - maps.amin((1, 2), keepdim=True)
+    maps = maps / (maps.amax((1, 2), keepdim=True) + 1e-7)
+    # Resizing is linear, so the sum may come first.
+    return F.interpolate(maps.sum(0)[None, None], (size, size), mode="bilinear")[0, 0]

@@ -1,22 +1,62 @@
-"""Methods that score masked copies of the photo: gScoreCAM and ScoreCAM."""
+"""Methods that score the photo masked by its own activations: gScoreCAM, ScoreCAM, SS-CAM."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from gscam_lib.prompts import Prompt
+from gscam_lib.prompts import Prompt, as_target
 from gscam_lib.trace import Trace
 
+Ranking = Literal[
+    "mean", "abs_mean", "mean_abs", "max_abs", "variance", "class_token", "random"
+]  # fmt: skip
+Weighting = Literal["softmax", "softmax_chosen", "uniform"]
 
-def gscorecam(trace: Trace, prompt: Prompt, *, k: int | None = None) -> Tensor:
+
+def gscorecam(
+    trace: Trace,
+    prompt: Prompt,
+    *,
+    k: int | None = None,
+    ranking: Ranking = "mean",
+    weighting: Weighting = "softmax",
+    seed: int = 0,
+) -> Tensor:
     """gScoreCAM: ScoreCAM on the k channels of highest mean gradient: (h, w) ≥ 0.
 
-    k: 1 to C; None takes the paper's share, 300 of 3072 channels. Raises ValueError otherwise.
-    Chen et al., gScoreCAM: What Objects Is CLIP Looking At?, ACCV 2022.
+    k: 1 to C; None takes the paper's share, 300 of 3072 channels. ranking: what the channels are
+    ranked by, see `RANKINGS`; seed: for "random". weighting: "softmax" over all C channels, those
+    not chosen scoring 0; "softmax_chosen" over the chosen; "uniform", no scores at all.
+    On a ViT the released script ranked by the class token's gradient at the last block's output:
+    `model.trace(photo, layer="transformer.resblocks.11")` with ranking="class_token". Raises
+    ValueError. Chen et al., gScoreCAM: What Objects Is CLIP Looking At?, ACCV 2022.
     """
-    k = trace.model.default_k if k is None else check_k(k, len(trace.activations))
-    return _combine(trace, prompt, trace.ranking(prompt)[:k])
+    k = trace.default_k if k is None else check_k(k, len(trace.activations))
+    if ranking not in RANKINGS:
+        raise ValueError(f"Got ranking={ranking!r}; expected one of {', '.join(RANKINGS)}.")
+    if weighting not in get_args(Weighting):
+        names = ", ".join(get_args(Weighting))
+        raise ValueError(f"Got weighting={weighting!r}; expected one of {names}.")
+    order = RANKINGS[ranking](trace, prompt, seed).argsort(descending=True, stable=True)
+    return _combine(trace, prompt, order[:k], weighting)
+
+
+RANKINGS: dict[str, Callable[[Trace, Prompt, int], Tensor]] = {
+    "mean": lambda trace, prompt, seed: trace.gradients(prompt).mean((1, 2)),
+    "abs_mean": lambda trace, prompt, seed: trace.gradients(prompt).mean((1, 2)).abs(),
+    "mean_abs": lambda trace, prompt, seed: trace.gradients(prompt).abs().mean((1, 2)),
+    "max_abs": lambda trace, prompt, seed: trace.gradients(prompt).abs().amax((1, 2)),
+    "variance": lambda trace, prompt, seed: trace.gradients(prompt).var((1, 2), correction=0),
+    "class_token": lambda trace, prompt, seed: trace.class_token_gradient(prompt),
+    "random": lambda trace, prompt, seed: torch.rand(
+        len(trace.activations), generator=torch.Generator().manual_seed(seed)
+    ).to(trace.activations.device),
+}
+"""What a channel is worth, (C,), from a trace, a prompt and a seed: the highest are chosen."""
 
 
 def scorecam(trace: Trace, prompt: Prompt) -> Tensor:
@@ -24,15 +64,49 @@ def scorecam(trace: Trace, prompt: Prompt) -> Tensor:
 
     Wang et al., Score-CAM: Score-Weighted Visual Explanations, CVPR Workshops 2020.
     """
-    return _combine(trace, prompt, torch.arange(len(trace.activations)))
+    return _combine(trace, prompt, torch.arange(len(trace.activations)), "softmax")
 
 
-def _combine(trace: Trace, prompt: Prompt, chosen: Tensor) -> Tensor:
-    """Weight activations by a softmax over all C channels; those not chosen have the score 0."""
+def _combine(trace: Trace, prompt: Prompt, chosen: Tensor, weighting: str) -> Tensor:
+    """Activations weighted by the scores of the copies that the chosen channels mask."""
+    if weighting == "uniform":
+        return trace.activations[chosen].mean(0).relu()
     found = trace.model.scores(trace.masked_embeddings(chosen), prompt).nan_to_num(nan=0.0)
-    scores = found.new_zeros(len(trace.activations))
+    # 0 is next to nothing beside logits of 20, but the most that a log probability can be.
+    nothing = weighting == "softmax" and not as_target(prompt).against
+    scores = torch.full_like(found[:1], 0.0 if nothing else -torch.inf)
+    scores = scores.repeat(len(trace.activations))
     scores[chosen] = found
     return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()
+
+
+def sscam(
+    trace: Trace, prompt: Prompt, *, samples: int = 35, sigma: float = 2.0, seed: int = 0
+) -> Tensor:
+    """SS-CAM: ScoreCAM, each channel's score a mean over noisy masks: (h, w) ≥ 0.
+
+    samples: copies for each channel; sigma: of the noise added to masks in [0, 1]; seed: of it.
+    Wang et al., SS-CAM: Smoothed Score-CAM, 2020, with noise on the feature map; as in torchcam,
+    masks are not min-maxed again after the noise.
+    """
+    check_count("samples", samples)
+    channels, size = len(trace.activations), trace.model.input_size
+
+    def copies(indices: range) -> Tensor:
+        masks = trace.masks([i // samples for i in indices])
+        noise = [torch.randn((size, size), generator=_generator(seed, i)) for i in indices]
+        noisy = masks + sigma * torch.stack(noise).to(masks)
+        return trace.pixels * noisy[:, None]
+
+    key = ("sscam", samples, sigma, seed)
+    embeddings = trace.keep(key, lambda: trace.embed_copies(copies, channels * samples))
+    scores = trace.model.scores(embeddings, prompt).reshape(channels, samples).mean(1)
+    return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
+    """One for each copy, so that batches do not change the noise."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + index)
 
 
 def check_k(k: int, channels: int) -> int:
@@ -47,3 +121,9 @@ def check_k(k: int, channels: int) -> int:
             "C). k=None takes the paper's share."
         )
     return whole
+
+
+def check_count(name: str, count: int) -> None:
+    """Raise ValueError if a number of copies, masks or blocks is not a whole number from 1 on."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"Got {name}={count!r}; expected a whole number from 1 on.")

@@ -1,0 +1,132 @@
+"""Methods that alter the photo or its activations otherwise than channel by channel as masks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gscam_lib.methods.score import check_count
+from gscam_lib.prompts import Prompt
+from gscam_lib.trace import Trace
+
+
+def rise(
+    trace: Trace,
+    prompt: Prompt,
+    *,
+    masks: int = 8000,
+    cells: int = 8,
+    p: float = 0.1,
+    seed: int = 0,
+) -> Tensor:
+    """RISE: the mean score of randomly masked photos in which a pixel is seen: (S, S) ≥ 0.
+
+    masks: how many; cells: a mask has cells × cells of them, each open with probability p, is
+    upsampled and shifted at random; seed: of the masks, which serve every prompt. A constant plays
+    no part, so the map is lifted to begin at 0 (scores may be negative).
+    Petsiuk et al., RISE, BMVC 2018, equation 6. Defaults: gScoreCAM's, ACCV 2022.
+    """
+    check_count("masks", masks)
+    check_count("cells", cells)
+    if not 0 < p <= 1:
+        raise ValueError(f"Got p={p!r}; expected the share of open cells, above 0 and at most 1.")
+    size = trace.model.input_size
+    grids, shifts = _grids(masks, cells, p, math.ceil(size / cells), seed)
+
+    def make(indices: range) -> Tensor:
+        return _rise_masks(grids[indices], shifts[indices], size).to(trace.pixels)
+
+    def copies(indices: range) -> Tensor:
+        return trace.pixels * make(indices)[:, None]
+
+    key = ("rise", masks, cells, p, seed)
+    embeddings = trace.keep(key, lambda: trace.embed_copies(copies, len(grids)))
+    scores = trace.model.scores(embeddings, prompt)
+    total = torch.zeros_like(trace.pixels[0])
+    for i in range(0, len(grids), 64):
+        batch = range(i, min(i + 64, len(grids)))
+        total += torch.einsum("n,nhw->hw", scores[batch], make(batch))
+    return lifted(total / (len(grids) * p))
+
+
+def _grids(count: int, cells: int, p: float, cell: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Open cells (N, cells, cells), 0 or 1, and how far each mask is shifted (N, 2), in pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    grids = (torch.rand((count, cells, cells), generator=generator) < p).float()
+    return grids, torch.randint(0, cell, (count, 2), generator=generator)
+
+
+def _rise_masks(grids: Tensor, shifts: Tensor, size: int) -> Tensor:
+    """Masks (n, S, S): the grid, one cell larger than the photo, cut out at its shift."""
+    cells = grids.shape[-1]
+    large = (cells + 1) * math.ceil(size / cells)
+    up = F.interpolate(grids[:, None], (large, large), mode="bilinear")[:, 0]
+    cuts = [m[y : y + size, x : x + size] for m, (y, x) in zip(up, shifts.tolist(), strict=True)]
+    return torch.stack(cuts)
+
+
+def groupcam(
+    trace: Trace,
+    prompt: Prompt,
+    *,
+    groups: int = 32,
+    blur: float | None = 50.0,
+) -> Tensor:
+    """Group-CAM: groups of Grad-CAM's channels as masks over a blurred photo: (S, S) ≥ 0.
+
+    groups: neighbouring channels each (at most C); blur: σ in pixels of the photo that shows where
+    the mask is shut, None for the mean colour. A group weighs what it adds to the blurred photo's
+    score, if anything. Masks depend on the prompt, by Grad-CAM's weights.
+    Zhang et al., Group-CAM, 2021, as the authors of gScoreCAM ran it: without
+    de-noising by percentile, and negative gains set to 0.
+    """
+    check_count("groups", groups)
+    weighted = trace.gradients(prompt).mean((1, 2))[:, None, None] * trace.activations
+    maps = [part.sum(0).relu() for part in weighted.tensor_split(min(groups, len(weighted)))]
+    masks = torch.stack([trace.to_masks(m[None])[0] for m in maps])
+    background = torch.zeros_like(trace.pixels) if blur is None else _blurred(trace, blur)
+
+    def copies(indices: range) -> Tensor:
+        mask = masks[indices][:, None]
+        return trace.pixels * mask + background * (1 - mask)
+
+    base = trace.keep(("blurred", blur), lambda: trace.embed_copies(lambda i: background[None], 1))
+    embeddings = trace.embed_copies(copies, len(masks))
+    gains = trace.model.scores(embeddings, prompt) - trace.model.scores(base, prompt)
+    return torch.einsum("g,ghw->hw", gains.relu(), masks)
+
+
+def _blurred(trace: Trace, sigma: float) -> Tensor:
+    """The preprocessed photo blurred by a Gaussian cut to 51 × 51: (3, S, S)."""
+    reach = min(25, trace.model.input_size - 1)  # padding by reflection cannot go further
+    x = torch.arange(-reach, reach + 1).to(trace.pixels)
+    kernel = (-0.5 * (x / sigma) ** 2).softmax(0)
+    padded = F.pad(trace.pixels[:, None], (reach,) * 4, mode="reflect")
+    across = F.conv2d(padded, kernel[None, None, None, :])
+    return F.conv2d(across, kernel[None, None, :, None])[:, 0]
+
+
+def ablationcam(trace: Trace, prompt: Prompt) -> Tensor:
+    """Ablation-CAM: each channel weighs the score that is lost when it is set to zero: (h, w) ≥ 0.
+
+    Desai and Ramaswamy, Ablation-CAM, WACV 2020, up to the division by the score, which
+    changes no heatmap (and would turn it round where the score is negative).
+    """
+    A = trace.activations
+
+    def without(channels: range) -> Tensor:
+        maps = A.repeat(len(channels), 1, 1, 1)
+        maps[torch.arange(len(channels)), list(channels)] = 0
+        return maps
+
+    embeddings = trace.keep("ablation", lambda: trace.embed_activations(without, len(A)))
+    lost = trace.logits([prompt]) - trace.model.scores(embeddings, prompt)
+    return torch.einsum("c,chw->hw", lost, A).relu()
+
+
+def lifted(values: Tensor) -> Tensor:
+    """The map with its lowest value at 0, for scores that have no zero of their own."""
+    return values - values.min()
