@@ -208,9 +208,10 @@ def test_sets_regenerate_to_the_same_bytes(name, tmp_path):
     assert count == 6
     for path in sorted((tmp_path / "images").iterdir()):
         bundled = SCENES / name / "images" / path.name
-        same = hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(
-            bundled.read_bytes()
-        ).digest()
+        same = (
+            hashlib.sha256(path.read_bytes()).digest()
+            == hashlib.sha256(bundled.read_bytes()).digest()
+        )
         if not same:  # another Pillow may compress otherwise, but not draw otherwise
             a, b = (np.asarray(Image.open(p), int) for p in (path, bundled))
             assert np.abs(a - b).max() <= 8, path.name

@@ -88,8 +88,10 @@ def fetch(package: Package, folder: Path) -> Path:
     ).stdout.split()[-1]  # fmt: skip
     digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     if digest != package.sha256:
-        raise ValueError(f"{package.npm} {package.version}: sha256 {digest}, pinned "
-                         f"{package.sha256}: the package changed; look before you pin it anew")
+        raise ValueError(
+            f"{package.npm} {package.version}: sha256 {digest}, pinned "
+            f"{package.sha256}: the package changed; look before you pin it anew"
+        )
     target = folder / f"{Path(name).stem}-unpacked"
     with tarfile.open(folder / name) as archive:
         archive.extractall(target, filter="data")

@@ -40,7 +40,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class SceneLabel:
-    """A written label: what it says, the box of its visible pixels, and whether it is paper."""
+    """A written label: what it says, and the half-open box of its visible pixels."""
 
     text: str
     box: Box

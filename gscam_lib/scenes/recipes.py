@@ -48,7 +48,7 @@ class Recipe:
 
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2}
 SIMPLE = Mixture(words_alone=0.03, labelled=0.08, counts=(6, 2, 1))
-OBJECTS = Mixture(words_alone=0.05, labelled=0.15)
+OBJECTS = Mixture(words_alone=0.15, labelled=0.15, word_width=(0.75, 1.0))
 READING = Mixture(
     words_alone=0.4, labelled=0.7, word_width=(0.65, 1.0), label_width=(0.45, 0.85),
     counts=(4, 2, 1, 0.5),
@@ -67,7 +67,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             stages=(
                 Stage("objects-96", 96, 150_000, SIMPLE, 1.5e-3, 8e-4),
-                Stage("objects-128", 128, 160_000, OBJECTS, 1e-3, 3e-4),
+                Stage("objects-128", 128, 120_000, OBJECTS, 1e-3, 3e-4),
                 Stage("reading-160", 160, 200_000, READING, 7e-4, 2e-4),
                 Stage("natural-224", 224, 200_000, NATURAL, 4e-4, 1e-5),
             ),

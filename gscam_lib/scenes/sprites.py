@@ -58,9 +58,9 @@ def sprite(name: str, style: str) -> Image.Image:
 def _rotate_hue(rgb: NDArray[np.float32], angle: float, saturation: float) -> NDArray[np.float32]:
     """Turn the hue by `angle` radians about the grey axis, and scale the saturation."""
     cos, sin = np.cos(angle), np.sin(angle)
-    spin = np.array(
-        [[-0.299, -0.587, -0.114]] * 3, np.float32
-    ) + np.eye(3, dtype=np.float32)  # colour without its grey
+    spin = np.array([[-0.299, -0.587, -0.114]] * 3, np.float32) + np.eye(
+        3, dtype=np.float32
+    )  # colour without its grey
     turn = np.array(
         [[0.168, 0.330, -0.497], [-0.328, 0.035, 0.292], [1.250, -1.050, -0.203]], np.float32
     )

@@ -292,6 +292,7 @@ class Run:
 
     def report(self, stage: Stage, loss: float, speed: float, sets: Any) -> None:
         """Measure the average on held-out scenes; log it and append it to the curve."""
+
         def similarity(images: NDArray[np.uint8], texts: Any) -> NDArray[np.float32]:
             return similarities(self.average, images, texts)
 
