@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pandas import DataFrame
+
+    from gscam_lib.datasets import Example
 
 app = typer.Typer(
     help="What does CLIP look at? Heatmaps for photos and prompts.",
@@ -76,9 +80,11 @@ def _draw_heatmaps(
 
 @app.command()
 def evaluate(
-    annotations: Annotated[Path, typer.Option(help="COCO-form JSON, CSV, or WSOL folder.")],
-    root: Annotated[Path, typer.Option(help="Folder of the images.")],
-    dataset: Annotated[str, typer.Option(help="coco, lvis, partimagenet, csv, wsol.")] = "coco",
+    dataset: Annotated[
+        str, typer.Option(help="A bundled set (multi, …), or coco, lvis, partimagenet, csv, wsol.")
+    ] = "multi",
+    root: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")] = None,
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "gscorecam,gradcam,center",
     model: ModelOption = "photo-lite",
     k: Annotated[int | None, typer.Option(help="Channels for methods that rank them.")] = None,
@@ -91,7 +97,7 @@ def evaluate(
 
     try:
         clip = gs.load_model(model)
-        pairs = gs.datasets.read(dataset, root, annotations)
+        pairs = list(_examples(dataset, root, annotations))
         known = gs.known_examples(clip, pairs)
         rows = gs.evaluate(
             clip, known, methods.split(","), k=k, preset=preset, out=out, shard=_shard(shard),
@@ -101,6 +107,19 @@ def evaluate(
         _fail(error)
     typer.echo(f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class")
     _print_table(rows, "text")
+
+
+def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Iterable[Example]:
+    import gscam_lib as gs
+
+    if dataset in gs.scenes.SETS:
+        return gs.scenes.load(dataset)
+    if root is None or annotations is None:
+        raise ValueError(
+            f"The data set '{dataset}' needs --root and --annotations. Bundled sets, which need "
+            f"neither: {', '.join(gs.scenes.SETS)}."
+        )
+    return gs.datasets.read(dataset, root, annotations)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -158,6 +177,20 @@ def _print_table(rows: DataFrame, form: str) -> None:
 
 
 @app.command()
+def evaluate_model(
+    model: Annotated[str, typer.Argument(help="mini-rn, mini-vit, a folder.")],
+) -> None:
+    """Measure on the bundled scenes what a model can do and which planted biases it has."""
+    from gscam_lib.scenes.report import evaluate_model as measure
+    from gscam_lib.scenes.report import table as as_table
+
+    try:
+        typer.echo(as_table(measure(model)))
+    except (ValueError, OSError) as error:
+        _fail(error)
+
+
+@app.command()
 def models() -> None:
     """List the bundled models, and the open_clip weights that can be downloaded."""
     import open_clip
@@ -174,11 +207,10 @@ def models() -> None:
 
 @app.command()
 def methods() -> None:
-    """List the methods."""
-    import gscam_lib as gs
+    """List the methods: cost in passes through the image tower, towers, options, source."""
+    from gscam_lib.methods import methods_table
 
-    for name, function in gs.METHODS.items():
-        typer.echo(f"{name:14s}{(function.__doc__ or '').splitlines()[0]}")
+    typer.echo(methods_table())
 
 
 @app.command()

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from inspect import signature
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -276,7 +275,7 @@ def _localize(
 
 
 def _takes_k(method: str) -> bool:
-    return "k" in signature(METHODS[method]).parameters
+    return "k" in METHODS[method].options
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
