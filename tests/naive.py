@@ -136,3 +136,81 @@ def otsu_box(values):
         ys, xs = zip(*region, strict=True)
         boxes.append((min(xs), min(ys), max(xs) + 1, max(ys) + 1))
     return max(boxes, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
+
+
+# ---------------------------------------------------------------- a ViT with nothing hidden
+
+
+def vit(model, image, bumps=None, attention=None):
+    """open_clip's ViT step by step and head by head: all it computes, as lists over the blocks.
+
+    bumps: zeros (heads, N, N) added to each block's attention, so that gradients by it are theirs;
+    attention: for the last block, a function of one head's (q, k, v) instead of softmax(qk/√d).
+    """
+    visual = model.network.visual
+    mean, std = model._mean.flatten().tolist(), model._std.flatten().tolist()
+    pixels = torch.tensor(pixels_of(image, model.input_size, mean, std), dtype=torch.float32)[None]
+    patches = visual.conv1(pixels).flatten(2)[0].T
+    x = torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding
+    x = visual.ln_pre(x)
+    blocks = visual.transformer.resblocks
+    seen = {key: [] for key in ("x", "normed", "q", "k", "v", "A", "o", "out")}
+    for b, block in enumerate(blocks):
+        normed = block.ln_1(x)
+        width, heads = normed.shape[1], block.attn.num_heads
+        d = width // heads
+        W, bias = block.attn.in_proj_weight, block.attn.in_proj_bias
+        q, k, v = (normed @ W[i * width : (i + 1) * width].T + bias[i * width : (i + 1) * width]
+                   for i in range(3))  # fmt: skip
+        maps, parts = [], []
+        for h in range(heads):
+            own = [t[:, h * d : (h + 1) * d] for t in (q, k, v)]
+            if attention is not None and b == len(blocks) - 1:
+                A = attention(*own)
+            else:
+                A = softmax_attention(*own)
+            A = A if bumps is None else A + bumps[b][h]
+            maps.append(A)
+            parts.append(A @ own[2])
+        o = torch.cat(parts, 1)
+        out = x + o @ block.attn.out_proj.weight.T + block.attn.out_proj.bias
+        out = out + block.mlp(block.ln_2(out))
+        for key, value in zip(seen, (x, normed, q, k, v, torch.stack(maps), o, out), strict=True):
+            seen[key].append(value)
+        x = out
+    return seen
+
+
+def softmax_attention(q, k, v):
+    return ((q @ k.T) / math.sqrt(q.shape[1])).softmax(1)
+
+
+def joint(model, tokens):
+    """Tokens (n, W) in the joint space, not normalized: (n, D)."""
+    visual = model.network.visual
+    return torch.stack([visual.ln_post(t[None])[0] @ visual.proj for t in tokens])
+
+
+def vit_logit(model, seen, prompt):
+    return logit_of(model, joint(model, seen["out"][-1][:1])[0], prompt)
+
+
+def zero_bumps(model):
+    blocks = model.network.visual.transformer.resblocks
+    n = model.network.visual.positional_embedding.shape[0]
+    return [torch.zeros(b.attn.num_heads, n, n, requires_grad=True) for b in blocks]
+
+
+def minmax(values):
+    values = np.asarray(values, dtype=np.float64)
+    return (values - values.min()) / (values.max() - values.min())
+
+
+def rise_mask(grid, shift, size):
+    """One RISE mask: bilinear with half-pixel centres to one cell more than the photo, then cut."""
+    cells = len(grid)
+    large = (cells + 1) * math.ceil(size / cells)
+    where = ((np.arange(large) + 0.5) * cells / large - 0.5).clip(0, cells - 1)
+    rows = np.stack([np.interp(where, range(cells), row) for row in grid])
+    up = np.stack([np.interp(where, range(cells), column) for column in rows.T]).T
+    return up[shift[0] : shift[0] + size, shift[1] : shift[1] + size]
