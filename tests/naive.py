@@ -62,7 +62,7 @@ def _token_tower(block, norm, before, visual):
 def logit_of(model, features, prompt):
     text = model.network.encode_text(model.tokenizer([prompt], context_length=16))[0]
     cosine = (features @ text) / (features.norm() * text.norm())
-    return math.exp(float(model.network.logit_scale)) * cosine
+    return math.exp(float(model.network.logit_scale.detach())) * cosine
 
 
 def activations_and_gradients(model, image, prompt):
