@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         merge,
         summarize,
     )
-    from gscam_lib.heatmaps import Heatmap, heatmap, sweep
+    from gscam_lib.heatmaps import Heatmap, heatmap, stream, sweep
     from gscam_lib.methods import METHODS
     from gscam_lib.metrics import best_iou, iou
     from gscam_lib.prompts import Knowledge, Target, UnknownPromptWarning
@@ -44,7 +44,7 @@ _ROOMS = {
         "merge",
         "summarize",
     ),
-    "heatmaps": ("Heatmap", "heatmap", "sweep"),
+    "heatmaps": ("Heatmap", "heatmap", "stream", "sweep"),
     "methods": ("METHODS",),
     "metrics": ("best_iou", "iou"),
     "prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
@@ -77,6 +77,7 @@ __all__ = [
     "load_model",
     "merge",
     "scenes",
+    "stream",
     "summarize",
     "sweep",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from gscam_lib.methods.method import check_options, options_of
 from gscam_lib.methods.score import check_k
 from gscam_lib.photo import Geometry
 from gscam_lib.prompts import Prompt, UnknownPromptWarning, label
-from gscam_lib.trace import Trace
+from gscam_lib.trace import BATCH_SIZE, Trace
 
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
 
@@ -104,6 +104,19 @@ def sweep(trace: Trace, prompt: Prompt, ks: Iterable[int]) -> dict[int, Heatmap]
     """
     checked = [check_k(k, len(trace.activations)) for k in ks]
     return {k: heatmap(trace, prompt, k=k) for k in checked}
+
+
+def stream(
+    trace: Trace, prompt: Prompt, k: int | None = None, *, step: int = BATCH_SIZE
+) -> Iterator[Heatmap]:
+    """gScoreCAM heatmaps that sharpen as channels are scored, the last one with all k.
+
+    Channels come in the order of their gradients, so each heatmap is gScoreCAM at a smaller k, and
+    what has been scored is kept: stopping early loses nothing. step: channels between heatmaps.
+    """
+    k = trace.default_k if k is None else check_k(k, len(trace.activations))
+    for scored in [*range(step, k, step), k]:
+        yield heatmap(trace, prompt, k=scored)
 
 
 def to_photo(small: np.ndarray[Any, Any], trace: Trace) -> tuple[np.ndarray[Any, Any], bool]:

@@ -88,6 +88,20 @@ def test_sweep_equals_single_calls(resnet_trace, resnet, photo):
         gs.sweep(resnet_trace, "a cat", ks=[5, 0])
 
 
+def test_a_stream_ends_in_the_whole_and_scores_nothing_twice(resnet, photo, monkeypatch):
+    trace = resnet.trace(photo)
+    embedded = []
+    embed = trace._embed
+    monkeypatch.setattr(trace, "_embed", lambda x: embedded.append(len(x)) or embed(x))
+    seen = list(gs.stream(trace, "a cat", k=10, step=4))
+    assert [heat.k for heat in seen] == [4, 8, 10]
+    assert sum(embedded) <= 10
+    for heat in seen:
+        alone = gs.heatmap(resnet.trace(photo), "a cat", k=heat.k)
+        np.testing.assert_allclose(heat.values, alone.values, atol=1e-4)
+    assert next(gs.stream(trace, "a cat", k=3)).k == 3
+
+
 def test_bad_requests_say_what_exists(resnet_trace):
     with pytest.raises(ValueError, match=r"No method 'gscore'.*gscorecam"):
         gs.heatmap(resnet_trace, "a cat", "gscore")
