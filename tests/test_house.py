@@ -81,3 +81,9 @@ def test_nothing_names_a_path_of_one_machine():
         if path.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".json", ".txt"}:
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"/(home|Users|root|work)/\w", text), name
+
+
+def test_the_readmes_table_of_methods_is_the_real_one():
+    from gscam_lib.methods import methods_table
+
+    assert methods_table() in (ROOT / "README.md").read_text(), "paste `gscam methods`"
