@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -44,11 +45,7 @@ def rise(
 
     key = ("rise", masks, cells, p, seed)
     embeddings = trace.keep(key, lambda: trace.embed_copies(copies, len(grids)))
-    scores = trace.model.scores(embeddings, prompt)
-    total = torch.zeros_like(trace.pixels[0])
-    for i in range(0, len(grids), 64):
-        batch = range(i, min(i + 64, len(grids)))
-        total += torch.einsum("n,nhw->hw", scores[batch], make(batch))
+    total = _weighted_sum(trace.model.scores(embeddings, prompt), make)
     return lifted(total / (len(grids) * p))
 
 
@@ -85,18 +82,19 @@ def groupcam(
     """
     check_count("groups", groups)
     weighted = trace.gradients(prompt).mean((1, 2))[:, None, None] * trace.activations
-    maps = [part.sum(0).relu() for part in weighted.tensor_split(min(groups, len(weighted)))]
-    masks = torch.stack([trace.to_masks(m[None])[0] for m in maps])
+    parts = weighted.tensor_split(min(groups, len(weighted)))
+    maps = torch.stack([part.sum(0).relu() for part in parts])
+    maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-30)  # gradients are tiny, masks not
     background = torch.zeros_like(trace.pixels) if blur is None else _blurred(trace, blur)
 
     def copies(indices: range) -> Tensor:
-        mask = masks[indices][:, None]
+        mask = trace.to_masks(maps[indices])[:, None]
         return trace.pixels * mask + background * (1 - mask)
 
     base = trace.keep(("blurred", blur), lambda: trace.embed_copies(lambda i: background[None], 1))
-    embeddings = trace.embed_copies(copies, len(masks))
+    embeddings = trace.embed_copies(copies, len(maps))
     gains = trace.model.scores(embeddings, prompt) - trace.model.scores(base, prompt)
-    return torch.einsum("g,ghw->hw", gains.relu(), masks)
+    return _weighted_sum(gains.relu(), lambda indices: trace.to_masks(maps[indices]))
 
 
 def _blurred(trace: Trace, sigma: float) -> Tensor:
@@ -125,6 +123,15 @@ def ablationcam(trace: Trace, prompt: Prompt) -> Tensor:
     embeddings = trace.keep("ablation", lambda: trace.embed_activations(without, len(A)))
     lost = trace.logits([prompt]) - trace.model.scores(embeddings, prompt)
     return torch.einsum("c,chw->hw", lost, A).relu()
+
+
+def _weighted_sum(weights: Tensor, masks: Callable[[range], Tensor], batch: int = 64) -> Tensor:
+    """Σ weight · mask over all masks, made batch by batch: (S, S)."""
+    total = torch.zeros(())
+    for start in range(0, len(weights), batch):
+        indices = range(start, min(start + batch, len(weights)))
+        total = total.to(weights) + torch.einsum("n,nhw->hw", weights[indices], masks(indices))
+    return total
 
 
 def lifted(values: Tensor) -> Tensor:

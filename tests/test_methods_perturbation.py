@@ -1,0 +1,182 @@
+"""methods/perturbation.py: exact expectations, known limits, hand computations."""
+
+import itertools
+from functools import partial
+
+import naive
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_clip
+from torch.nn import functional as F
+
+import gscam_lib as gs
+from gscam_lib.clip import Model
+from gscam_lib.methods import perturbation
+
+PROMPT = "an apple on a table"
+HELD = gs.Target(PROMPT, against=("a dog", "snow"))
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return tiny_clip("vit")
+
+
+@pytest.fixture
+def trace(vit, photo):
+    return vit.trace(photo)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, HELD], ids=["plain", "contrastive"])
+def test_rise_with_all_masks_is_the_exact_expectation(vit, trace, monkeypatch, prompt):
+    """All 16 masks of a 2 × 2 grid, p = 1/2: E[score · mask] / E[mask], up to the lift."""
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4))).reshape(16, 2, 2)
+    shifts = torch.tensor([[3, 5]]).expand(16, 2)
+    monkeypatch.setattr(perturbation, "_grids", lambda *a: (every, shifts))
+    found = gs.METHODS["rise"](trace, prompt, masks=16, cells=2, p=0.5)
+    seen, shown = np.zeros((64, 64)), np.zeros((64, 64))
+    for grid in every.numpy():
+        mask = naive.rise_mask(grid, (3, 5), 64)
+        with torch.no_grad():
+            copy = trace.pixels * torch.tensor(mask, dtype=torch.float32)
+            feature = F.normalize(vit.network.encode_image(copy[None]), dim=1)
+        seen += float(vit.scores(feature, prompt)) * mask / 16
+        shown += mask / 16
+    np.testing.assert_allclose(shown, 0.5, atol=1e-6)
+    expected = seen / shown
+    np.testing.assert_allclose(found, expected - expected.min(), atol=2e-4)
+
+
+def test_rise_draws_as_it_says():
+    grids, shifts = perturbation._grids(4000, 8, 0.1, 28, seed=0)
+    assert grids.shape == (4000, 8, 8)
+    assert set(grids.unique().tolist()) == {0.0, 1.0}
+    assert float(grids.mean()) == pytest.approx(0.1, abs=0.005)
+    assert (shifts.min(), shifts.max()) == (0, 27)
+    masks = perturbation._rise_masks(grids[:3], shifts[:3] % 8, 64)
+    for mask, grid, shift in zip(masks, grids.numpy(), shifts.tolist(), strict=False):
+        expected = naive.rise_mask(grid, [s % 8 for s in shift], 64)
+        np.testing.assert_allclose(mask, expected, atol=1e-5)
+
+
+def sscam(trace, prompt=PROMPT, **options):
+    return gs.METHODS["sscam"](trace, prompt, samples=2, **options)
+
+
+def rise(trace, prompt=PROMPT, **options):
+    return gs.METHODS["rise"](trace, prompt, masks=20, **options)
+
+
+@pytest.mark.parametrize("method", [rise, sscam])
+def test_seeds_and_batches(vit, photo, trace, monkeypatch, method):
+    state = torch.get_rng_state()
+    found = method(trace)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(method(vit.trace(photo), seed=0), found)
+    assert not torch.allclose(method(trace, seed=1), found)
+    other = vit.trace(photo)
+    monkeypatch.setattr(other, "embed_copies", partial(other.embed_copies, batch_size=3))
+    torch.testing.assert_close(method(other), found, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["rise", "sscam", "ablationcam", "scorecam"])
+def test_passes_through_the_network_serve_every_prompt(trace, monkeypatch, method):
+    options = {"rise": {"masks": 20}, "sscam": {"samples": 1}}.get(method, {})
+    gs.METHODS[method](trace, PROMPT, **options)
+    monkeypatch.setattr(Model, "encode_pixels", None)
+    for prompt in ("a dog", HELD, gs.Target(vector=trace.embedding.flip(0))):
+        assert gs.METHODS[method](trace, prompt, **options).isfinite().all()
+
+
+def test_masks_are_never_all_there_at_once(trace, monkeypatch):
+    sizes = []
+    embed = trace._embed
+    monkeypatch.setattr(trace, "_embed", lambda x: sizes.append(len(x)) or embed(x))
+    gs.METHODS["rise"](trace, PROMPT, masks=70)
+    gs.METHODS["groupcam"](trace, PROMPT)
+    assert max(sizes) <= 16
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, HELD], ids=["plain", "contrastive"])
+def test_groupcam_with_one_channel_a_group_and_no_blur_is_scorecam_by_gains(resnet, photo, prompt):
+    """ScoreCAM's masks where Grad-CAM's weight is positive, weighted by what they add."""
+    trace = resnet.trace(photo, layer="layer1")
+    count = len(trace.activations)
+    found = gs.METHODS["groupcam"](trace, prompt, groups=count, blur=None)
+    channels = (trace.gradients(prompt).mean((1, 2)) > 0).nonzero()[:, 0]
+    gains = resnet.scores(trace.masked_embeddings(channels), prompt)
+    gains = (gains - resnet.scores(trace._blank[None], prompt)).clamp(min=0)
+    expected = (gains[:, None, None] * trace.masks(channels)).sum(0)
+    assert expected.max() > 0
+    torch.testing.assert_close(found / expected.max(), expected / expected.max(), atol=1e-3, rtol=0)
+
+
+def test_groupcam_by_hand(trace, vit):
+    A, w = trace.activations, trace.gradients(PROMPT).mean((1, 2))
+    blurred = perturbation._blurred(trace, 50.0)
+    expected = 0
+    for group in range(4):
+        mine = range(8 * group, 8 * group + 8)
+        mask = trace.to_masks(sum(w[c] * A[c] for c in mine).clamp(min=0)[None])[0]
+        with torch.no_grad():
+            pair = torch.stack([trace.pixels * mask + blurred * (1 - mask), blurred])
+            score, base = vit.scores(F.normalize(vit.network.encode_image(pair), dim=1), PROMPT)
+        expected = expected + max(float(score - base), 0) * mask
+    found = gs.METHODS["groupcam"](trace, PROMPT, groups=4)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_blur_is_a_gaussian_cut_at_51_pixels(trace):
+    x = np.arange(-25, 26)
+    kernel = np.exp(-(x**2) / 2 / 50.0**2)
+    kernel /= kernel.sum()
+    padded = np.pad(trace.pixels.numpy(), ((0, 0), (25, 25), (25, 25)), mode="reflect")
+    rows = np.stack([(padded[:, i : i + 51] * kernel[:, None]).sum(1) for i in range(64)], 1)
+    both = np.stack([(rows[:, :, i : i + 51] * kernel).sum(2) for i in range(64)], 2)
+    np.testing.assert_allclose(perturbation._blurred(trace, 50.0), both, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_ablation_by_hand(photo, tower):
+    model = tiny_clip(tower)
+    trace = model.trace(photo, layer=None if tower == "vit" else "layer1")
+    if tower == "vit":
+        first, rest = naive.split_tower(model)
+        first(trace.pixels[None])
+    else:
+        visual = model.network.visual
+        rest = torch.nn.Sequential(visual.layer2, visual.layer3, visual.layer4, visual.attnpool)
+    expected = torch.zeros(trace.activations.shape[1:])
+    with torch.no_grad():
+        for c, activation in enumerate(trace.activations):
+            changed = trace.activations.clone()
+            changed[c] = 0
+            score = model.scores(F.normalize(rest(changed[None]), dim=1), PROMPT)[0]
+            expected += (trace.logit(PROMPT) - score) * activation
+    found = gs.METHODS["ablationcam"](trace, PROMPT)
+    torch.testing.assert_close(found, expected.clamp(min=0), atol=1e-3, rtol=1e-3)
+
+
+def test_activations_can_be_replaced_at_every_stage(model, photo):
+    for layer in (-1, -2):
+        trace = model.trace(photo, layer=layer)
+        same = trace.embed_activations(
+            lambda i, t=trace: t.activations.repeat(len(i), 1, 1, 1), 3, batch_size=2
+        )
+        torch.testing.assert_close(same, trace.embedding.expand(3, -1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("rise", {"masks": 0}),
+        ("rise", {"cells": 0}),
+        ("rise", {"p": 0.0}),
+        ("groupcam", {"groups": -1}),
+        ("sscam", {"samples": 1.5}),
+    ],
+)
+def test_bad_options_are_refused(trace, method, options):
+    with pytest.raises(ValueError, match=f"Got {next(iter(options))}="):
+        gs.METHODS[method](trace, PROMPT, **options)
