@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import time
 import warnings
 from pathlib import Path
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 
 ModelOption = Annotated[str, typer.Option(help="Bundled name, folder, or open_clip arch/tag.")]
-OutOption = Annotated[Path, typer.Option("-o", "--out", help="Where the picture goes.")]
+OutOption = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 
 
 @app.callback()
@@ -154,6 +155,25 @@ def table(
         _print_table(gs.merge(folder), form)
     except (ValueError, OSError) as error:
         _fail(error)
+
+
+@app.command()
+def export(
+    folder: Path,
+    annotations: Annotated[Path, typer.Option(help="The instances JSON that was evaluated.")],
+    method: Annotated[str, typer.Option()] = "gscorecam",
+    out: OutOption = Path("results.json"),
+) -> None:
+    """Write the boxes of one method in COCO's results form, for pycocotools' evaluator."""
+    import gscam_lib as gs
+
+    try:
+        dataset = gs.CocoDataset(annotations.parent, annotations)
+        results = dataset.results(gs.merge(folder), method)
+        out.write_text(json.dumps(results))
+    except (ValueError, OSError) as error:
+        _fail(error)
+    typer.echo(f"wrote {len(results)} boxes to {out}")
 
 
 def _print_table(rows: DataFrame, form: str) -> None:

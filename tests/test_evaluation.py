@@ -216,6 +216,27 @@ def test_compare(resnet, examples):
         gs.compare(rows, "center", "nope")
 
 
+def test_boxes_and_iou_agree_with_pycocotools_on_real_photos(resnet, tmp_path):
+    from conftest import shared
+    from pycocotools import mask as coco_mask
+
+    annotations = shared("coco", "instances.json")
+    dataset = gs.CocoDataset(annotations.parent / "images", annotations)
+    some = [example for example, _ in zip(dataset, range(25), strict=False)]
+    rows = gs.evaluate(resnet, some, ["center"])
+    results = dataset.results(rows, "center")
+    loaded = dataset.coco.loadRes(results)
+    assert len(loaded.anns) == len(rows)
+    for result, row in zip(results, rows.itertuples(), strict=True):
+        ids = dataset.coco.getAnnIds(result["image_id"], result["category_id"], iscrowd=False)
+        truth = [a["bbox"] for a in dataset.coco.loadAnns(ids)]
+        bbox = [[float(v) for v in result["bbox"]]]
+        overlaps = coco_mask.iou(bbox, truth, [0] * len(truth))
+        assert row.iou == pytest.approx(overlaps.max())
+    with pytest.raises(ValueError, match="No rows of 'nope'"):
+        dataset.results(rows, "nope")
+
+
 def test_summary(resnet, examples):
     rows = gs.evaluate(resnet, examples, ["center", "gradcam"])
     table = gs.summarize(rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pycocotools.coco import COCO
 
 from gscam_lib.datasets.example import Example
@@ -46,6 +47,27 @@ class CocoDataset:
             if not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0:
                 pairs[annotation["image_id"], annotation["category_id"]].append(annotation)
         return dict(sorted(pairs.items()))
+
+    def results(self, rows: pd.DataFrame, method: str) -> list[dict[str, Any]]:
+        """Boxes of one method in COCO's results form, for pycocotools' own evaluator.
+
+        rows: of an evaluation on this data set. bbox is (x, y, width, height), score the logit;
+        rows without a box are left out. Raises ValueError for a method without rows.
+        """
+        mine = rows[rows["method"] == method]
+        if mine.empty:
+            raise ValueError(f"No rows of '{method}'; there are {', '.join(set(rows['method']))}.")
+        category_ids = {c["name"]: i for i, c in self.coco.cats.items()}
+        image_ids = {str(i): i for i in self.coco.imgs}
+        return [
+            {
+                "image_id": image_ids[row.image_id],
+                "category_id": category_ids[row.category],
+                "bbox": [row.x0, row.y0, row.x1 - row.x0, row.y1 - row.y0],
+                "score": row.logit,
+            }
+            for row in mine[mine["x0"].notna()].itertuples()
+        ]
 
     def __len__(self) -> int:
         return len(self._pairs)
