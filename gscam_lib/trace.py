@@ -230,8 +230,11 @@ class Trace:
         return pixels, [outputs[module] for module in modules], embedding
 
     def _constant(self, channels: list[int]) -> list[int]:
+        if not channels:
+            return []
         maps = self.activations[channels].flatten(1)
-        return [c for c, m in zip(channels, maps, strict=True) if m.min() == m.max()]
+        same = (maps.amin(1) == maps.amax(1)).tolist()  # one synchronization for all
+        return [c for c, constant in zip(channels, same, strict=True) if constant]
 
     @cached_property
     def _blank(self) -> Tensor:

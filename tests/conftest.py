@@ -13,6 +13,8 @@ import torch
 
 import gscam_lib as gs
 
+torch.set_num_threads(1)  # tiny networks are slower on more, above all on a busy machine
+
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VISION = {
     "resnet": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 96},
