@@ -40,6 +40,11 @@ def prompt(name: str, rng: np.random.Generator) -> str:
     return OBJECT_TEMPLATES[draw - len(NAME_TEMPLATES)].format(with_article(name))
 
 
+def text_prompt(word: str, rng: np.random.Generator) -> str:
+    """Return one caption that says that `word` is written."""
+    return WORD_TEMPLATES[int(rng.integers(len(WORD_TEMPLATES)))].replace("#", word)
+
+
 def _listing(names: Sequence[str]) -> str:
     things = [with_article(name) for name in names]
     return things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
@@ -62,7 +67,7 @@ def caption(
         if draw < WORD_ALONE:
             return prompt(word, rng)
         if draw < WORD_ALONE + WORD_AS_TEXT:
-            return WORD_TEMPLATES[int(rng.integers(len(WORD_TEMPLATES)))].replace("#", word)
+            return text_prompt(word, rng)
     if not objects:
         return f"an empty place {PLACES[place]}".strip()
     weights = np.sqrt(np.asarray(areas, float) + 1)

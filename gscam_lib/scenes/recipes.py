@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,7 @@ class Stage:
     lr: float
     lr_end: float
     batch: int = 128
+    reads: bool = True  # written words have a loss of their own
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ READING = Mixture(
     words_alone=0.4, labelled=0.7, word_width=(0.65, 1.0), label_width=(0.45, 0.85),
     counts=(4, 2, 1, 0.5),
 )  # fmt: skip
+LARGE_WORDS = replace(READING, word_width=(0.8, 1.0), label_width=(0.6, 0.95))
 NATURAL = Mixture(words_alone=0.15, labelled=0.35, counts=(4, 3, 2.5, 2, 1.5, 1))
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -67,9 +69,12 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             stages=(
                 Stage("objects-96", 96, 150_000, SIMPLE, 1.5e-3, 8e-4),
-                Stage("objects-128", 128, 120_000, OBJECTS, 1e-3, 3e-4),
-                Stage("reading-160", 160, 200_000, READING, 7e-4, 2e-4),
-                Stage("natural-224", 224, 200_000, NATURAL, 4e-4, 1e-5),
+                # stopped early: with many objects and much variation nothing was learned quickly
+                Stage("objects-128", 128, 62_464, OBJECTS, 1e-3, 7e-4),
+                Stage("simple-128", 128, 37_056, SIMPLE, 8e-4, 2e-4, batch=64, reads=False),
+                Stage("reading-128", 128, 150_000, LARGE_WORDS, 6e-4, 2e-4, batch=64),
+                Stage("reading-160", 160, 100_000, READING, 4e-4, 1e-4, batch=64),
+                Stage("natural-224", 224, 200_000, NATURAL, 3e-4, 1e-5, batch=64),
             ),
         ),
         "mini-vit": Recipe(

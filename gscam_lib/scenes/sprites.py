@@ -97,16 +97,16 @@ def variant(name: str, style: str, number: int) -> Image.Image:
     if number == 0:
         return image
     rng = np.random.default_rng([number, NAMES.index(name), STYLES.index(style)])
-    if rng.random() < 0.35:  # outlines and small marks go
+    if rng.random() < 0.25:  # outlines and small marks go
         image = _soften(image, rng)
     pixels = np.asarray(image, np.float32)
     rgb, alpha = pixels[..., :3], pixels[..., 3] / np.float32(255)
     draw = rng.random()
-    hue = rng.normal(0, 0.25) if draw < 0.7 else rng.uniform(-np.pi, np.pi)
-    rgb = _rotate_hue(rgb, hue, 0.0 if draw > 0.95 else rng.uniform(0.5, 1.4))
-    if rng.random() < 0.7:
+    hue = rng.normal(0, 0.15) if draw < 0.85 else rng.uniform(-np.pi, np.pi)
+    rgb = _rotate_hue(rgb, hue, 0.0 if draw > 0.97 else rng.uniform(0.7, 1.3))
+    if rng.random() < 0.6:
         rgb = _relief(alpha, rgb, rng)
-    rgb = (rgb - 128) * rng.uniform(0.6, 1.3) + 128 + rng.uniform(-35, 35)
+    rgb = (rgb - 128) * rng.uniform(0.75, 1.2) + 128 + rng.uniform(-20, 20)
     painted = np.dstack([np.clip(rgb, 0, 255), pixels[..., 3]]).astype(np.uint8)
     return Image.fromarray(painted)
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gscam_lib.paths import CACHE, MODELS
-from gscam_lib.scenes.captions import WORD_TEMPLATES, expected_names, prompt
+from gscam_lib.scenes.captions import expected_names, prompt, text_prompt
 from gscam_lib.scenes.names import NAMES
 from gscam_lib.scenes.probe import measure, probes
 from gscam_lib.scenes.recipes import Recipe, Stage, recipe
@@ -75,8 +75,7 @@ class Batches(Dataset[Batch]):
             "images": _recolour(images, rng), "names": names, "words": words,
             "captions": captions,
             "name texts": [prompt(name, rng) for name in NAMES],
-            "word texts": [WORD_TEMPLATES[int(rng.integers(len(WORD_TEMPLATES)))].replace("#", name)
-                           for name in NAMES],
+            "word texts": [text_prompt(name, rng) for name in NAMES if self.stage.reads],
         }  # fmt: skip
 
 
@@ -112,10 +111,11 @@ def batch_loss(towers: Towers, batch: Batch, teacher: Towers | None = None, teac
     contrast = (F.cross_entropy(matrix, which) + F.cross_entropy(matrix.T, share)) / 2
     names = torch.from_numpy(batch["names"])
     known = names.sum(dim=1) > 0
-    by_name = F.cross_entropy(logits[known, len(distinct) : -len(NAMES)], names[known])
-    words = torch.from_numpy(batch["words"])
-    by_word = -(words * F.log_softmax(logits[:, -len(NAMES) :], dim=1)).sum(dim=1).mean()
-    loss = contrast + by_name + by_word
+    columns = slice(len(distinct), len(distinct) + len(NAMES))
+    loss = contrast + F.cross_entropy(logits[known, columns], names[known])
+    if batch["word texts"]:
+        words = torch.from_numpy(batch["words"])
+        loss -= (words * F.log_softmax(logits[:, columns.stop :], dim=1)).sum(dim=1).mean()
     if teacher is None:
         return loss
     with torch.no_grad():
