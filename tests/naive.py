@@ -203,6 +203,7 @@ def zero_bumps(model):
 
 def minmax(values):
     values = np.asarray(values, dtype=np.float64)
+    assert values.max() > values.min(), "a flat map would agree with anything"
     return (values - values.min()) / (values.max() - values.min())
 
 
@@ -214,3 +215,16 @@ def rise_mask(grid, shift, size):
     rows = np.stack([np.interp(where, range(cells), row) for row in grid])
     up = np.stack([np.interp(where, range(cells), column) for column in rows.T]).T
     return up[shift[0] : shift[0] + size, shift[1] : shift[1] + size]
+
+
+class Scalar(torch.nn.Module):
+    """A CLIP as other packages want it: from pixels to one score, (B, 1)."""
+
+    def __init__(self, model, prompt):
+        super().__init__()
+        self.network, self.scale = model.network, model.logit_scale
+        self.text = model.encode_target(prompt)[0].clone()
+
+    def forward(self, pixels):
+        features = self.network.encode_image(pixels)
+        return (self.scale * features @ self.text / features.norm(dim=1))[:, None]

@@ -1,20 +1,41 @@
 """methods/: against a naive implementation, and the limit cases."""
 
+import inspect
+import re
+from functools import partial
+
 import naive
 import numpy as np
+import open_clip
 import pytest
 import torch
-from conftest import TOWERS, tiny_clip
+from conftest import TEXT, TOWERS, VISION, tiny_clip
 
 import gscam_lib as gs
+from gscam_lib.heatmaps import to_photo
+from gscam_lib.methods import TOWERS as TOWER_KINDS
+from gscam_lib.methods import methods_table
 
 PROMPT = "an apple on a table"
+TARGETS = [
+    PROMPT,
+    gs.Target(["a photo of a dog", "a drawing of a dog"]),
+    gs.Target(PROMPT, against=("a dog", "snow")),
+    gs.Target(vector=torch.arange(-12.0, 12.0)),
+]
+FAST = {"sscam": {"samples": 1}, "rise": {"masks": 8}, "groupcam": {"groups": 2}}
 
 
 @pytest.fixture(scope="module", params=[t for t in TOWERS if t != "timm-vit"])
 def twin(request):
     """Towers for which tests/naive.py has its own forward pass (timm's ViT has the same form)."""
     return tiny_clip(request.param)
+
+
+@pytest.fixture(scope="module")
+def early(model, photo):
+    """One trace for each tower, at an early layer of few channels."""
+    return model.trace(photo, layer=0)
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -43,9 +64,10 @@ def test_gradcam_equals_a_loop(twin, photo):
     np.testing.assert_allclose(found, np.maximum(expected, 0), atol=1e-5)
 
 
-def test_all_channels_give_scorecam(model, trace):
-    every = gs.METHODS["gscorecam"](trace, PROMPT, k=model.channels)
-    torch.testing.assert_close(every, gs.METHODS["scorecam"](trace, PROMPT))
+def test_all_channels_give_scorecam(model, early):
+    channels = len(early.activations)
+    every = gs.METHODS["gscorecam"](early, PROMPT, k=channels)
+    torch.testing.assert_close(every, gs.METHODS["scorecam"](early, PROMPT))
 
 
 def test_channels_outside_the_top_k_are_not_looked_at(resnet, photo, monkeypatch):
@@ -89,12 +111,170 @@ def test_k_may_be_any_integer_type(resnet, photo):
 
 
 @pytest.mark.parametrize("method", gs.METHODS)
-def test_every_method_gives_a_map_of_the_layer(model, trace, method):
-    found = gs.METHODS[method](trace, PROMPT)
-    assert found.shape == trace.activations.shape[1:]
-    assert found.min() >= 0
-    assert torch.isfinite(found).all()
-    assert not found.requires_grad
+def test_every_method_gives_a_map_for_every_target(early, method):
+    """A map of the layer or of the network's input; only where the tower suits the method."""
+    entry = gs.METHODS[method]
+    if early.model.tower not in entry.towers:
+        with pytest.raises(ValueError, match=f"'{method}' is defined for .*Methods for it: .*grad"):
+            entry(early, PROMPT)
+        return
+    sizes = {tuple(early.activations.shape[1:]), (early.model.input_size,) * 2}
+    if entry.family == "dense":
+        sizes = {(3, 3), (4, 4), (10, 10)}  # of the last stage, wherever the trace was taken
+    for target in TARGETS:
+        found = entry(early, target, **FAST.get(method, {}))
+        assert tuple(found.shape) in sizes
+        assert found.min() >= 0
+        assert torch.isfinite(found).all()
+        assert not found.requires_grad
+
+
+@pytest.mark.parametrize("method", [n for n, m in gs.METHODS.items() if not m.uses_prompt])
+def test_methods_without_prompt_give_the_same_map_for_all(early, method):
+    entry = gs.METHODS[method]
+    if early.model.tower in entry.towers:
+        torch.testing.assert_close(entry(early, "a dog"), entry(early, "snow"))
+
+
+def test_entries_say_what_they_are():
+    for name, entry in gs.METHODS.items():
+        assert name == entry.name
+        assert entry.__doc__ == entry.function.__doc__
+        assert entry.title
+        assert entry.family in {
+            "score", "gradient", "perturbation", "attention", "dense", "control"
+        }  # fmt: skip
+        assert set(entry.towers) <= set(TOWER_KINDS)
+        assert 2017 <= entry.year <= 2026
+        # what a cost is a formula of
+        assert re.fullmatch(r"[0-9CkNGL +/=,]+( and C from the layer on)?", entry.forward), name
+        assert entry.backward in {"0", "1", "L"}
+
+
+def test_costs_are_what_a_run_takes(resnet, photo, monkeypatch):
+    """Forward passes, counted in photos, of the methods whose formula has k, N, G or C."""
+    passes = []
+    encode = gs.Model.encode_pixels
+    monkeypatch.setattr(
+        gs.Model, "encode_pixels", lambda s, x: passes.append(len(x)) or encode(s, x)
+    )
+    for method, options, expected in (
+        ("gscorecam", {"k": 5}, 1 + 5),
+        ("scorecam", {}, 1 + 32),
+        ("sscam", {"samples": 2}, 1 + 2 * 32),
+        ("groupcam", {"groups": 7}, 2 + 7),
+        ("rise", {"masks": 20}, 1 + 20),
+        ("ablationcam", {}, 1 + 32 / 16),
+        ("gradcam", {}, 1),
+        ("fullgrad", {}, 2),
+    ):
+        passes.clear()
+        trace = resnet.trace(photo, layer="layer1")
+        monkeypatch.setattr(trace, "_constant", lambda channels: [])
+        gs.METHODS[method](trace, PROMPT, **options)
+        assert sum(passes) == expected, method
+
+
+def test_options_are_checked(early):
+    entry = gs.METHODS["gscorecam"]
+    assert entry.options == {"k": None, "ranking": "mean", "weighting": "softmax", "seed": 0}
+    assert "k" in inspect.signature(entry).parameters
+    for ask in (gs.METHODS["rise"], partial(gs.heatmap, method="rise")):
+        with pytest.raises(ValueError, match=r"Got k=3 for 'rise', .* but masks, cells, p, seed"):
+            ask(early, PROMPT, k=3)
+    with pytest.raises(ValueError, match=r"takes no sed.*Methods that take it: none"):
+        gs.heatmap(early, PROMPT, "gscorecam", sed=1)
+
+
+def test_options_reach_the_method_through_heatmap(early):
+    found = gs.heatmap(early, PROMPT, k=4, ranking="random", seed=2, weighting="uniform")
+    small = gs.METHODS["gscorecam"](
+        early, PROMPT, k=4, ranking="random", seed=2, weighting="uniform"
+    )
+    expected, flat = to_photo(small.numpy(), early)
+    assert found.flat == flat
+    np.testing.assert_allclose(found.values, expected)
+    assert found.k == 4
+
+
+def test_the_table_has_a_row_for_each_method():
+    rows = methods_table().splitlines()
+    assert len(rows) == 2 + len(gs.METHODS)
+    assert all(row.count("|") == rows[0].count("|") for row in rows)
+    assert all(f"`{name}`" in row for name, row in zip(gs.METHODS, rows[2:], strict=True))
+
+
+# ---------------------------------------------------------------- layers
+
+
+def test_a_layer_by_name_index_or_module(model, photo):
+    by_index = model.trace(photo, layer=-2)
+    name = by_index.layer.name
+    module = dict(model.network.visual.named_modules())[name]
+    for layer in (name, module):
+        again = model.trace(photo, layer=layer)
+        assert again.layer.name == name
+        torch.testing.assert_close(again.activations, by_index.activations)
+    assert model.trace(photo, layer=-1).layer.name == model.layer.name
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (9, r"4 layers to count, from -4 to 3: layer1, layer2"),
+        (-5, "from -4 to 3"),
+        (torch.nn.ReLU(), "ReLU is not a part of this image tower"),
+        ("layer5", "No layer 'layer5'.*layer4"),
+        ("", "No layer ''"),
+    ],
+)
+def test_layers_that_do_not_exist(resnet, photo, layer, message):
+    with pytest.raises(ValueError, match=message):
+        resnet.trace(photo, layer=layer)
+
+
+def test_several_layers_are_averaged_at_the_finest(resnet, photo):
+    traces = [resnet.trace(photo, layer=layer) for layer in ("layer4", "layer2", "layer3")]
+    heat = gs.heatmap(traces, PROMPT, "gradcam++")
+    assert heat.resolution == (12, 12)
+    total = np.zeros((12, 12))
+    for trace in traces:
+        unit = naive.minmax(gs.METHODS["gradcam++"](trace, PROMPT))
+        large = torch.nn.functional.interpolate(
+            torch.tensor(unit)[None, None], (12, 12), mode="bilinear"
+        )
+        total += naive.minmax(large[0, 0]) / 3
+    expected, _ = to_photo(total.astype(np.float32), traces[0])
+    np.testing.assert_allclose(heat.values, expected, atol=1e-5)
+    one = gs.heatmap(traces[:1], PROMPT)
+    np.testing.assert_allclose(one.values, gs.heatmap(traces[0], PROMPT).values)
+    assert one.resolution == (3, 3)
+    with pytest.raises(ValueError, match="Got no trace"):
+        gs.heatmap([], PROMPT)
+
+
+def test_k_is_the_share_of_the_layer_that_was_traced(resnet, photo):
+    trace = resnet.trace(photo, layer="layer3")
+    assert trace.default_k == round(300 / 3072 * 128)
+    assert gs.heatmap(trace, PROMPT).k == trace.default_k
+
+
+def test_kinds_of_tower(model):
+    kinds = {"resnet": "resnet", "vit": "vit", "timm-cnn": "cnn", "timm-vit": "vit"}
+    assert model.tower == kinds[model.name.removeprefix("tiny-")]
+
+
+def test_a_vit_that_pools_its_patches_is_of_another_kind(photo):
+    vision = {**VISION["vit"], "pool_type": "avg"}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=TEXT).eval()
+    trace = gs.Model(network, open_clip.SimpleTokenizer(), name="pooled").trace(photo)
+    assert trace.model.tower == "pooled-vit"
+    assert gs.METHODS["gscorecam"](trace, PROMPT, k=2).isfinite().all()
+    for method in ("hilacam", "gem", "maskclip", "surgery"):
+        with pytest.raises(ValueError, match=r"pooled is a pooled-vit\. Methods for it: gscorecam"):
+            gs.METHODS[method](trace, PROMPT)
 
 
 def test_center_is_symmetric_and_highest_in_the_middle(trace):

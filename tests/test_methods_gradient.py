@@ -4,6 +4,7 @@ grad-cam resizes its map to the network's input and min-maxes it; so do we here.
 differences are named where they are met.
 """
 
+import naive
 import numpy as np
 import pytest
 import pytorch_grad_cam as others
@@ -28,25 +29,14 @@ NAMES = {
 }
 
 
-class Scalar(torch.nn.Module):
-    """A CLIP as the other packages want it: from pixels to one score, (B, 1)."""
-
-    def __init__(self, model, prompt):
-        super().__init__()
-        self.network, self.scale = model.network, model.logit_scale
-        self.text = model.encode_target(prompt)[0].clone()
-
-    def forward(self, pixels):
-        features = F.normalize(self.network.encode_image(pixels), dim=-1)
-        return (self.scale * features @ self.text)[:, None]
-
-
 def theirs(name, trace, prompt):
     layer = trace.layer
     options = {} if name == "FullGrad" else {"target_layers": [layer.module]}
     if layer.grid is not None:
         options["reshape_transform"] = layer.to_map
-    cam = getattr(others, name)(Scalar(trace.model, prompt), **{"target_layers": [], **options})
+    cam = getattr(others, name)(
+        naive.Scalar(trace.model, prompt), **{"target_layers": [], **options}
+    )
     with cam:
         return cam(trace.pixels[None], [ClassifierOutputTarget(0)])[0]
 
@@ -54,14 +44,8 @@ def theirs(name, trace, prompt):
 def ours(method, trace, prompt):
     small = gs.METHODS[method](trace, prompt)
     size = (trace.model.input_size,) * 2
-    unit = torch.as_tensor(minmax(small))[None, None]
-    return minmax(F.interpolate(unit, size, mode="bilinear")[0, 0])
-
-
-def minmax(values):
-    values = np.asarray(values)
-    assert values.max() > values.min(), "a flat map would agree with anything"
-    return (values - values.min()) / (values.max() - values.min())
+    unit = torch.as_tensor(naive.minmax(small))[None, None]
+    return naive.minmax(F.interpolate(unit, size, mode="bilinear")[0, 0])
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +75,7 @@ def test_parity_of_fullgrad(traces):
     trace = traces("resnet")
     for prompt in PROMPTS:
         expected = theirs("FullGrad", trace, prompt)
-        found = minmax(gs.METHODS["fullgrad"](trace, prompt))
+        found = naive.minmax(gs.METHODS["fullgrad"](trace, prompt))
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
