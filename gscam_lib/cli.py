@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -262,7 +263,7 @@ def doctor() -> None:
     import torch
 
     import gscam_lib as gs
-    from gscam_lib.paths import CACHE, DATA
+    from gscam_lib.paths import CACHE, DATA, SCENES
 
     typer.echo(f"gscam_lib {gs.__version__}, Python {platform.python_version()}")
     packages = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "scikit-image")
@@ -273,11 +274,18 @@ def doctor() -> None:
     typer.echo(f"data: {DATA}{absent}")
     for wanted in ("photo-lite", "mini-rn", "mini-vit"):
         here = wanted in gs.bundled_models()
-        typer.echo(f"  model {wanted}: {'here' if here else 'not in this checkout'}")
+        typer.echo(f"  model {wanted}: {'here' if here else 'not in this checkout yet'}")
+    for name in gs.scenes.SETS:
+        here = (SCENES / name / "instances.json").is_file()
+        typer.echo(f"  scenes {name}: {'here' if here else 'missing (git checkout data/scenes)'}")
     cached = [p.parent.name for p in CACHE.glob("models/*/open_clip_config.json")]
     typer.echo(
         f"  downloaded: {', '.join(cached) or 'nothing (`gscam download NAME` fetches weights)'}"
     )
+    for extra, module in (("dask", "distributed"), ("slurm", "submitit")):
+        here = find_spec(module) is not None
+        hint = "" if here else f" (pip install -e '.[{extra}]')"
+        typer.echo(f"extra {extra}: {'here' if here else 'missing'}{hint}")
 
 
 def _first_line(card: Path) -> str:
