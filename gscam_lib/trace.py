@@ -181,6 +181,8 @@ class Trace:
             with hooked([(self.layer.module, replace)]):
                 starts = range(0, count, batch_size)
                 return torch.cat([run(range(i, min(i + batch_size, count))) for i in starts])
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise ValueError(
                 f"The activations of layer '{self.layer.name}' cannot be replaced in a batch "

@@ -296,6 +296,18 @@ def test_maskclip_on_a_cnn_is_cam(photo):
     np.testing.assert_allclose(gs.METHODS["maskclip"](trace, PROMPT), expected, atol=1e-4)
 
 
+def test_a_network_in_training_gives_the_same_maps(photo):
+    model = tiny_clip("timm-vit")
+    for block in model.network.visual.trunk.blocks:
+        block.mlp.drop1.p = 0.5
+    methods = ("hilacam", "legrad", "grad_eclip", "maskclip", "surgery", "gem", "sclip")
+    expected = [gs.METHODS[method](model.trace(photo), PROMPT) for method in methods]
+    model.network.train()
+    for method, usual in zip(methods, expected, strict=True):
+        torch.testing.assert_close(gs.METHODS[method](model.trace(photo), PROMPT), usual)
+    assert model.network.visual.trunk.blocks[0].mlp.drop1.training
+
+
 def test_class_names_held_against_themselves_leave_nothing(trace):
     same = gs.Target(PROMPT, against=PROMPT)
     assert gs.METHODS["surgery"](trace, same).max() < 1e-6

@@ -182,8 +182,9 @@ def test_the_library_does_not_fall_into_it(traces, tower):
 
 def test_the_released_scripts_ranking_on_vits(traces):
     """The `paper` variant: the class token's gradient, from an embedding computed by hand."""
-    trace = traces("vit", "transformer.resblocks.1")
-    model = trace.model
+    model = traces("vit").model
+    trace = model.trace(traces("vit").photo, layer=model.vit.blocks[-1].module)
+    assert trace.layer.name == "transformer.resblocks.1"
     token = trace._output.detach()[0, :1].clone().requires_grad_(True)
     features = model.network.visual.ln_post(token) @ model.network.visual.proj
     score = model.scores(F.normalize(features, dim=-1), PROMPTS[0])[0]

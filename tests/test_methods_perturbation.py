@@ -60,6 +60,19 @@ def test_rise_draws_as_it_says():
         np.testing.assert_allclose(mask, expected, atol=1e-5)
 
 
+def test_rise_adds_up_every_mask(vit, trace):
+    grids, shifts = perturbation._grids(30, 4, 0.3, 16, seed=2)
+    total = np.zeros((64, 64))
+    for grid, shift in zip(grids.numpy(), shifts.tolist(), strict=True):
+        mask = naive.rise_mask(grid, shift, 64)
+        with torch.no_grad():
+            copy = trace.pixels * torch.tensor(mask, dtype=torch.float32)
+            feature = F.normalize(vit.network.encode_image(copy[None]), dim=1)
+        total += float(vit.scores(feature, PROMPT)) * mask / (30 * 0.3)
+    found = gs.METHODS["rise"](trace, PROMPT, masks=30, cells=4, p=0.3, seed=2)
+    np.testing.assert_allclose(found, total - total.min(), atol=2e-4)
+
+
 def sscam(trace, prompt=PROMPT, **options):
     return gs.METHODS["sscam"](trace, prompt, samples=2, **options)
 
@@ -165,6 +178,12 @@ def test_activations_can_be_replaced_at_every_stage(model, photo):
             lambda i, t=trace: t.activations.repeat(len(i), 1, 1, 1), 3, batch_size=2
         )
         torch.testing.assert_close(same, trace.embedding.expand(3, -1), atol=1e-5, rtol=0)
+
+
+def test_layers_beside_the_main_path_cannot_be_replaced(resnet, photo):
+    trace = resnet.trace(photo, layer="layer4.0.downsample")
+    with pytest.raises(ValueError, match=r"layer 'layer4\.0\.downsample' cannot be replaced"):
+        gs.METHODS["ablationcam"](trace, PROMPT)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def legrad(trace: Trace, prompt: Prompt) -> Tensor:
     """
     total = torch.zeros_like(trace.attention[0].attention[0, 0])
     for seen in trace.attention:
-        with torch.enable_grad():
+        with torch.enable_grad(), evaluating(trace.model.network):
             feature = F.normalize(trace.vit.head(seen.output.mean(0, keepdim=True)), dim=-1)
             score = trace.model.scores(feature, prompt)[0]
         (gradient,) = gradients(score, [seen.attention])
@@ -214,12 +214,14 @@ def _by_values(trace: Trace, blocks: int) -> Tensor:
 
 @torch.no_grad()
 def _last_block(trace: Trace, mix: Mix) -> Tensor:
-    return _patches(trace, last_block(trace.vit, trace.attention, mix))
+    with evaluating(trace.model.network):
+        return _patches(trace, last_block(trace.vit, trace.attention, mix))
 
 
 @torch.no_grad()
 def _second_path(trace: Trace, mix: Mix, blocks: int) -> Tensor:
-    return _patches(trace, second_path(trace.vit, trace.attention, mix, blocks))
+    with evaluating(trace.model.network):
+        return _patches(trace, second_path(trace.vit, trace.attention, mix, blocks))
 
 
 def _patches(trace: Trace, tokens: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def eigencam(trace: Trace, prompt: Prompt) -> Tensor:
     """Eigen-CAM: activations along their first principal component; no prompt: (h, w) ≥ 0.
 
     Muhammad and Yeasin, Eigen-CAM, IJCNN 2020. The paper does not centre the activations; grad-cam
-    does, and so do we, since the first component is the mean activation otherwise.
+    does, and so do we, since the first component is close to the mean activation otherwise.
     """
     return _first_component(trace.activations).relu()
 

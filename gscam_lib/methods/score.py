@@ -32,7 +32,7 @@ def gscorecam(
     ranked by, see `RANKINGS`; seed: for "random". weighting: "softmax" over all C channels, those
     not chosen scoring 0; "softmax_chosen" over the chosen; "uniform", no scores at all.
     On a ViT the released script ranked by the class token's gradient at the last block's output:
-    `model.trace(photo, layer="transformer.resblocks.11")` with ranking="class_token". Raises
+    `model.trace(photo, layer=model.vit.blocks[-1].module)` and ranking="class_token". Raises
     ValueError. Chen et al., gScoreCAM: What Objects Is CLIP Looking At?, ACCV 2022.
     """
     k = trace.default_k if k is None else check_k(k, len(trace.activations))
