@@ -140,6 +140,30 @@ def test_groupcam_by_hand(trace, vit):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_kmeans_finds_what_is_alike(trace):
+    generator = torch.Generator().manual_seed(0)
+    centres = 10 * torch.eye(3)
+    truth = torch.arange(30) % 3
+    rows = centres[truth] + 0.1 * torch.randn(30, 3, generator=generator)
+    seed = 0
+    while (
+        len((torch.randperm(30, generator=torch.Generator().manual_seed(seed))[:3] % 3).unique())
+        < 3
+    ):
+        seed += 1  # begin in three different groups; k-means may end in a poorer optimum otherwise
+    group = perturbation._kmeans(rows, 3, seed)
+    assert len(group.unique()) == 3
+    assert all(len(group[truth == t].unique()) == 1 for t in range(3))
+    channels = len(trace.activations)
+    maps = [
+        gs.METHODS["groupcam"](trace, PROMPT, groups=channels, grouping=grouping)
+        for grouping in ("neighbours", "kmeans")
+    ]
+    torch.testing.assert_close(maps[0], maps[1], atol=1e-4, rtol=1e-4)
+    few = [gs.METHODS["groupcam"](trace, PROMPT, groups=4, grouping="kmeans") for _ in range(2)]
+    torch.testing.assert_close(few[0], few[1])
+
+
 def test_the_blur_is_a_gaussian_cut_at_51_pixels(trace):
     x = np.arange(-25, 26)
     kernel = np.exp(-(x**2) / 2 / 50.0**2)
@@ -193,6 +217,7 @@ def test_layers_beside_the_main_path_cannot_be_replaced(resnet, photo):
         ("rise", {"cells": 0}),
         ("rise", {"p": 0.0}),
         ("groupcam", {"groups": -1}),
+        ("groupcam", {"grouping": "colour"}),
         ("sscam", {"samples": 1.5}),
     ],
 )

@@ -122,10 +122,13 @@ METHODS: dict[str, Method] = {method.name: method for method in _ENTRIES}
 def methods_table() -> str:
     """Return the methods as a Markdown table: names, families, towers, cost and source."""
     head = ("name", "method", "family", "towers", "forward", "backward", "options", "source")
-    rows = [head, ("---",) * len(head)]
+    rows: list[tuple[str, ...]] = [head]
     for m in METHODS.values():
         towers = "all" if m.towers == TOWERS else ", ".join(m.towers)
         source = f"{m.paper} {m.year}" if m.paper != "control" else "control"
         cost = (m.forward, m.backward, ", ".join(m.options))
         rows.append((f"`{m.name}`", m.title, m.family, towers, *cost, source))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, tuple("-" * width for width in widths))
+    cells = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)

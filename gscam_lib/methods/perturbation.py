@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -77,20 +78,29 @@ def groupcam(
     prompt: Prompt,
     *,
     groups: int = 32,
+    grouping: Literal["neighbours", "kmeans"] = "neighbours",
     blur: float | None = 50.0,
+    seed: int = 0,
 ) -> Tensor:
     """Group-CAM: groups of Grad-CAM's channels as masks over a blurred photo: (S, S) ≥ 0.
 
-    groups: neighbouring channels each (at most C); blur: σ in pixels of the photo that shows where
-    the mask is shut, None for the mean colour. A group weighs what it adds to the blurred photo's
-    score, if anything. Masks depend on the prompt, by Grad-CAM's weights.
-    Zhang et al., Group-CAM, 2021, as the authors of gScoreCAM ran it: without
-    de-noising by percentile, and negative gains set to 0.
+    groups: how many (at most C); grouping: channels that are neighbours, or whose weighted maps are
+    alike ("kmeans", begun at channels drawn with the seed); blur: σ in pixels of the photo that
+    shows where the mask is shut, None for the mean colour. A group weighs what it adds to the
+    blurred photo's score, if anything. Masks depend on the prompt, by Grad-CAM's weights.
+    Zhang et al., Group-CAM, 2021; as gScoreCAM's authors ran it, without de-noising by percentile
+    and with negative gains set to 0.
     """
     check_count("groups", groups)
     weighted = trace.gradients(prompt).mean((1, 2))[:, None, None] * trace.activations
-    parts = weighted.tensor_split(min(groups, len(weighted)))
-    maps = torch.stack([part.sum(0).relu() for part in parts])
+    groups = min(groups, len(weighted))
+    if grouping == "neighbours":
+        group = (torch.arange(len(weighted)) * groups // len(weighted)).to(weighted.device)
+    elif grouping == "kmeans":
+        group = _kmeans(weighted.flatten(1), groups, seed)
+    else:
+        raise ValueError(f"Got grouping={grouping!r}; expected 'neighbours' or 'kmeans'.")
+    maps = torch.zeros_like(weighted[:groups]).index_add(0, group, weighted).relu()
     maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-30)  # gradients are tiny, masks not
     background = torch.zeros_like(trace.pixels) if blur is None else _blurred(trace, blur)
 
@@ -102,6 +112,19 @@ def groupcam(
     embeddings = trace.embed_copies(copies, len(maps))
     gains = trace.model.scores(embeddings, prompt) - trace.model.scores(base, prompt)
     return _weighted_sum(gains.relu(), lambda indices: trace.to_masks(maps[indices]))
+
+
+def _kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
+    """Lloyd's k-means: the group of each row, (n,), begun at rows drawn at random."""
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
+    centres = rows[drawn.to(rows.device)]
+    group = torch.cdist(rows, centres).argmin(1)
+    for _ in range(rounds):
+        sums = torch.zeros_like(centres).index_add(0, group, rows)
+        sizes = group.bincount(minlength=count)[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+        group = torch.cdist(rows, centres).argmin(1)
+    return group
 
 
 def _blurred(trace: Trace, sigma: float) -> Tensor:
