@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -44,18 +45,18 @@ def curve(folder):
 
 
 def test_a_few_steps_and_the_loss_falls(tmp_path):
-    run = Run("tiny", PLAN, tmp_path)
+    run = Run(PLAN, tmp_path)
     batch = Batches(PLAN.stages[0], 0, 1)[0]
     losses = [run.update(batch) for _ in range(10)]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
-    whole = Run("tiny", PLAN, tmp_path / "whole")
+    whole = Run(PLAN, tmp_path / "whole")
     whole.train(workers=0, every=2)
     assert whole.samples == PLAN.samples == 160
     for until in (48, 112, None):  # in the first stage, in the second, to the end
-        run = Run("tiny", PLAN, tmp_path / "parts", mirror=tmp_path / "mirror")
+        run = Run(PLAN, tmp_path / "parts", mirror=tmp_path / "mirror")
         run.train(workers=0, every=2, until=until)
     assert (tmp_path / "mirror" / "checkpoint.pt").exists()
     assert curve(tmp_path / "parts")[-1] == curve(tmp_path / "whole")[-1]
@@ -67,7 +68,7 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path, monkeypatch):
     torch.manual_seed(3)
     export(Towers(CONFIG, 64).eval(), CONFIG, tmp_path / "teacher")
     monkeypatch.setattr(train, "MODELS", tmp_path)
-    run = Run("student", replace(PLAN, teacher="teacher", teaching=20.0), tmp_path / "run")
+    run = Run(replace(PLAN, teacher="teacher", teaching=20.0), tmp_path / "run")
     batch = Batches(PLAN.stages[0], 0, 1)[0]
     pixels = torch.from_numpy(batch["images"])
 
@@ -81,11 +82,11 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path, monkeypatch):
         run.update(batch)
     assert nearness() > before + 0.2
     with pytest.raises(FileNotFoundError, match="train that model first"):
-        Run("student", replace(PLAN, teacher="nobody"), tmp_path / "other")
+        Run(replace(PLAN, teacher="nobody"), tmp_path / "other")
 
 
 def test_sigterm_saves_and_ends(tmp_path):
-    run = Run("tiny", PLAN, tmp_path)
+    run = Run(PLAN, tmp_path)
     before = signal.signal(signal.SIGTERM, run.stop)
     update = run.update
 
@@ -100,7 +101,28 @@ def test_sigterm_saves_and_ends(tmp_path):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert run.samples == 48
-    assert Run("tiny", PLAN, tmp_path).samples == 48
+    assert Run(PLAN, tmp_path).samples == 48
+
+
+def test_a_run_can_begin_at_a_stage_with_exported_weights(tmp_path):
+    first = Run(PLAN, tmp_path / "first")
+    first.train(workers=0, every=100, until=96)
+    export(first.average, CONFIG, tmp_path / "exported")
+    shutil.copy(tmp_path / "first" / "curve.jsonl", tmp_path / "exported")
+    second = Run(PLAN, tmp_path / "second")
+    second.begin_at(1, tmp_path / "exported")
+    assert second.towers.size == 96
+    for key in ("visual.conv1.weight", "token_embedding.weight"):
+        old, new = (run.clip.state_dict()[key] for run in (first.average, second.towers))
+        assert_close(new, old, rtol=1e-3, atol=1e-4)
+    second.train(workers=0, every=100)
+    assert second.samples == PLAN.samples == 160
+    assert len(curve(tmp_path / "second")) == 1
+
+
+def test_a_lost_run_comes_back_from_its_mirror(tmp_path):
+    Run(PLAN, tmp_path / "a", mirror=tmp_path / "m").train(workers=0, every=1, until=32)
+    assert Run(PLAN, tmp_path / "b", mirror=tmp_path / "m").samples == 32
 
 
 def test_batches_do_not_depend_on_who_draws_them():

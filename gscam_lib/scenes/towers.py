@@ -61,6 +61,12 @@ class Towers(nn.Module):
         self.size = size
         self.clip.visual.to(memory_format=torch.channels_last)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.clip.logit_scale.device
+        return device
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Return (N, context) rows of the small token table."""
         out = torch.zeros(len(texts), self.context, dtype=torch.long)
@@ -73,7 +79,7 @@ class Towers(nn.Module):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Return normalized embeddings (N, D); computed no longer than the longest text."""
-        ids, clip = self.tokenize(texts), self.clip
+        ids, clip = self.tokenize(texts).to(self.device), self.clip
         length = int(ids.argmax(dim=-1).max()) + 1  # attention is causal: the rest is unseen
         x = clip.token_embedding(ids[:, :length]) + clip.positional_embedding[:length]
         x = clip.transformer(x, attn_mask=clip.attn_mask[:length, :length])
@@ -82,8 +88,8 @@ class Towers(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return normalized embeddings (N, D) of uint8 images (N, H, W, 3)."""
-        x = images.permute(0, 3, 1, 2).float()
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
+        x = images.to(self.device).permute(0, 3, 1, 2).float()
+        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) * 255 for v in (MEAN, STD))
         x = ((x - mean) / std).contiguous(memory_format=torch.channels_last)
         return F.normalize(self.clip.visual(x).float(), dim=-1)
 
@@ -105,7 +111,7 @@ class Towers(nn.Module):
 
     def full_state(self, vocabulary: int) -> dict[str, Tensor]:
         """Return the state of the open_clip model in fp16; unused tokens are zero."""
-        state = {k: v.detach().clone() for k, v in self.clip.state_dict().items()}
+        state = {k: v.detach().cpu().clone() for k, v in self.clip.state_dict().items()}
         table = torch.zeros(vocabulary, state["token_embedding.weight"].shape[1])
         table[self.tokens] = state["token_embedding.weight"]
         state["token_embedding.weight"] = table
@@ -147,8 +153,8 @@ def similarities(towers: Towers, images: NDArray[np.uint8], texts: Sequence[str]
                  ) -> NDArray[np.float32]:  # fmt: skip
     """Return the cosines (N, len(texts)) of uint8 images (N, H, W, 3) with texts."""
     towers.eval()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(towers.device.type, torch.bfloat16):
         table = towers.encode_text(texts).float()
         rows = [towers.encode_image(torch.from_numpy(images[i : i + 64])).float() @ table.T
                 for i in range(0, len(images), 64)]  # fmt: skip
-    return torch.cat(rows).float().numpy()
+    return torch.cat(rows).float().cpu().numpy()

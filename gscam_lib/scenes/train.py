@@ -104,17 +104,17 @@ def batch_loss(towers: Towers, batch: Batch, teacher: Towers | None = None, teac
     images = torch.from_numpy(batch["images"])
     embeddings = towers.encode_image(images)
     logits = scale * embeddings @ table.T
-    which = torch.tensor([distinct.index(caption) for caption in captions])
+    which = torch.tensor([distinct.index(caption) for caption in captions]).to(towers.device)
     matrix = logits[:, : len(distinct)]
     share = F.one_hot(which, len(distinct)).float()
     share = (share / share.sum(dim=0)).T
     contrast = (F.cross_entropy(matrix, which) + F.cross_entropy(matrix.T, share)) / 2
-    names = torch.from_numpy(batch["names"])
+    names = torch.from_numpy(batch["names"]).to(towers.device)
     known = names.sum(dim=1) > 0
     columns = slice(len(distinct), len(distinct) + len(NAMES))
     loss = contrast + F.cross_entropy(logits[known, columns], names[known])
     if batch["word texts"]:
-        words = torch.from_numpy(batch["words"])
+        words = torch.from_numpy(batch["words"]).to(towers.device)
         loss -= (words * F.log_softmax(logits[:, columns.stop :], dim=1)).sum(dim=1).mean()
     if teacher is None:
         return loss
@@ -150,12 +150,19 @@ class Pace:
 class Run:
     """One training run: towers, their moving average, the optimizer, and where it stands."""
 
-    def __init__(self, name: str, plan: Recipe, folder: Path, mirror: Path | None = None) -> None:
-        self.name, self.plan, self.folder, self.mirror = name, plan, folder, mirror
+    def __init__(
+        self,
+        plan: Recipe,
+        folder: Path,
+        *,
+        mirror: Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.plan, self.folder, self.mirror = plan, folder, mirror
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
-        self.towers = Towers(plan.config, plan.stages[0].size)
-        self.teacher = read(MODELS / plan.teacher) if plan.teacher else None
+        self.towers = Towers(plan.config, plan.stages[0].size).to(device)
+        self.teacher = read(MODELS / plan.teacher).to(device) if plan.teacher else None
         if self.teacher:
             text = {k: v for k, v in self.teacher.clip.state_dict().items() if "visual." not in k}
             self.towers.clip.load_state_dict(text, strict=False)
@@ -163,6 +170,9 @@ class Run:
         self.stage, self.step, self.samples = 0, 0, 0
         self.optimizer = self._optimizer()
         self.stopped, self.compiled, self.threads = False, False, torch.get_num_threads()
+        if mirror and not (folder / "checkpoint.pt").exists():
+            for file in mirror.glob("*.*"):  # a working tree laid anew
+                shutil.copy2(file, folder / file.name)
         if (folder / "checkpoint.pt").exists():
             self._restore()
         self._fit_teacher()
@@ -181,6 +191,22 @@ class Run:
         self.average.requires_grad_(False)
         self._fit_teacher()
         self.optimizer = self._optimizer()
+
+    def begin_at(self, stage: int, weights: Path) -> None:
+        """Start at a stage from an exported folder: its weights and its curve, a new optimizer.
+
+        Errors: FileNotFoundError where the folder has no model.
+        """
+        start = read(weights)
+        self.stage, self.step = stage, 0
+        for towers in (self.towers, self.average):
+            towers.resize(start.size)
+            towers.load_state_dict(start.state_dict())
+        if (weights / "curve.jsonl").exists():
+            curve = (weights / "curve.jsonl").read_text()
+            (self.folder / "curve.jsonl").write_text(curve)
+            self.samples = int(json.loads(curve.splitlines()[-1])["samples"])
+        self._enter_stage()
 
     def _fit_teacher(self) -> None:
         if self.teacher:
@@ -206,7 +232,8 @@ class Run:
                     (self.mirror / f"{file.name}.tmp").replace(self.mirror / file.name)
 
     def _restore(self) -> None:
-        content = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+        path = self.folder / "checkpoint.pt"
+        content = torch.load(path, weights_only=True, map_location=self.towers.device)
         self.stage, self.step, self.samples = (content[k] for k in ("stage", "step", "samples"))
         self.towers.resize(content["size"])
         self.average.resize(content["size"])
@@ -232,7 +259,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self.towers.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(self.towers.device.type, torch.bfloat16):
             loss = batch_loss(self.towers, batch, self.teacher, self.plan.teaching)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -330,6 +357,9 @@ def main(
     threads: int = 2,
     mirror: Annotated[Path | None, typer.Option(help="folder for a second copy")] = None,
     seed: int | None = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    start: Annotated[Path | None, typer.Option(help="begin with the model in this folder")] = None,
+    stage: Annotated[int, typer.Option(help="the stage that --start begins")] = 0,
     compiled: Annotated[bool, typer.Option(help="compile the visual tower (needs gcc)")] = False,
     export_to: Annotated[Path | None, typer.Option(help="write the averaged model there")] = None,
 ) -> None:
@@ -337,7 +367,9 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
     plan = recipe(model) if seed is None else replace(recipe(model), seed=seed)
-    run = Run(model, plan, RUNS / model, mirror / model if mirror else None)
+    run = Run(plan, RUNS / model, mirror=mirror / model if mirror else None, device=device)
+    if start:
+        run.begin_at(stage, start)
     if export_to:
         export(run.average, plan.config, export_to)
         shutil.copy(run.folder / "curve.jsonl", export_to / "curve.jsonl")
