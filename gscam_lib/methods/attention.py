@@ -85,7 +85,7 @@ def grad_eclip(trace: Trace, prompt: Prompt) -> Tensor:
     with torch.enable_grad():
         score = trace.model.scores(trace.attention_embedding, prompt)[0]
     (gradient,) = gradients(score, [last.mixed])
-    _, q, k, v = (side_by_side(x.detach()) if x.ndim == 3 else x for x in last.heads)
+    q, k, v = (side_by_side(x.detach()) for x in last.heads[1:])
     k, v = trace.vit.without_prefix(k), trace.vit.without_prefix(v)
     cosine = lifted(F.cosine_similarity(q[:1], k, dim=1))
     loose = cosine / (cosine.max() + 1e-12)
