@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 
 STYLE = Path(__file__).parent / "gscam.mplstyle"
 FOLDER = Path(os.environ.get("GSCAM_FIGURES", Path(__file__).resolve().parents[1] / "figures"))
-BOX_COLOR, TRUTH_COLOR = "#FFFFFF", "#56B4E9"
-METHOD_TITLES = {"gscorecam": "gScoreCAM", "scorecam": "ScoreCAM", "gradcam": "Grad-CAM"}
+BOX_COLOR, TRUTH_COLOR = "#5CF2FF", "#FFFFFF"  # seen on inferno; white for the truth
 
 
 @contextlib.contextmanager
@@ -78,36 +78,48 @@ def show_heatmap(
     cmap: str = "inferno",
     ax: Axes | None = None,
 ) -> Axes:
-    """Show a heatmap over its photo, titled with its prompt; box in white, true boxes in blue."""
+    """Show a heatmap over its photo, titled with its prompt; box in cyan, true boxes in white."""
     ax = show_photo(overlay(photo, heat.values, cmap=cmap), ax=ax)
     for true in truth:
         draw_box(true, color=TRUTH_COLOR, ax=ax)
     if box is not None:
         draw_box(box, color=BOX_COLOR, ax=ax)
-    ax.set_title(f"“{heat.prompt}”{'  (flat)' if heat.flat else ''}")
+    ax.set_title(textwrap.fill(f"“{heat.prompt}”{'  (flat)' if heat.flat else ''}", 34))
     return ax
 
 
 def draw_box(box: Sequence[float], *, color: str = BOX_COLOR, ax: Axes) -> Axes:
     """Draw a half-open (x0, y0, x1, y1) box along the outer edges of its pixels."""
     x0, y0, x1, y1 = box
-    for width, shade in ((4.0, "#000000"), (2.0, color)):  # a dark rim is seen on any photo
-        ax.add_patch(
-            Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=shade, lw=width)
-        )
+    for width, shade in ((3.5, "#000000"), (1.8, color)):  # a dark rim is seen on any photo
+        patch = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=shade, lw=width)
+        ax.add_patch(patch).set_clip_on(False)  # boxes at the photo's edge are seen whole
     return ax
 
 
-def describe(heat: Heatmap) -> str:
-    """One line for captions: method, channels, weights."""
-    channels = f", k = {heat.k}" if heat.k else ""
-    return f"{METHOD_TITLES.get(heat.method, heat.method)}{channels} · weights: {heat.model}"
+def describe(heats: Sequence[Heatmap]) -> str:
+    """One line for captions: methods, channels, weights."""
+    ks: dict[tuple[str, str], dict[int, None]] = {}
+    for heat in heats:
+        ks.setdefault((heat.title, heat.model), {}).update({heat.k: None} if heat.k else {})
+    parts = []
+    for (title, model), used in ks.items():
+        channels = f", k = {', '.join(map(str, used))}" if used else ""
+        parts.append(f"{title}{channels} · weights: {model}")
+    return "   |   ".join(parts)
 
 
 def panels(
-    photo: np.ndarray[Any, Any], heats: Sequence[Heatmap], boxes: Sequence[Box | None] | None = None
+    photo: np.ndarray[Any, Any],
+    heats: Sequence[Heatmap],
+    boxes: Sequence[Box | None] | None = None,
+    *,
+    titles: Sequence[str] | None = None,
 ) -> Figure:
-    """The photo and its heatmaps side by side, with a caption that names method and weights."""
+    """The photo and its heatmaps side by side, with a line below that names methods and weights.
+
+    titles: above the heatmaps instead of their prompts.
+    """
     height, width = photo.shape[:2]
     columns = len(heats) + 1
     side = 3.2
@@ -120,8 +132,9 @@ def panels(
     show_photo(photo, ax=axes[0]).set_title("photo")
     for ax, heat, box in zip(axes[1:], heats, boxes or [None] * len(heats), strict=True):
         show_heatmap(photo, heat, box=box, ax=ax)
-    lines = list(dict.fromkeys(map(describe, heats)))
-    figure.supxlabel("   |   ".join(lines), fontsize=8.5, color="#555555", x=0.01, ha="left")
+    for ax, title in zip(axes[1:], titles or (), strict=False):
+        ax.set_title(title)
+    figure.supxlabel(describe(heats), fontsize=8.5, color="#555555", x=0.01, ha="left")
     return figure
 
 

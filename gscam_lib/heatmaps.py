@@ -24,8 +24,8 @@ class Heatmap:
     """Where a prompt is, for one photo, model and method.
 
     values: (H, W) float32 in [0, 1] at the photo's size; flat: the map was constant and values are
-    all zero; logit: of the whole photo; k: channels used, None for methods without k; resolution:
-    (h, w) of the method's map before it was resized.
+    all zero; logit: of the whole photo; k: channels used, None for methods without k; title: the
+    method as figures write it; resolution: (h, w) of the method's map before it was resized.
     """
 
     values: np.ndarray[Any, Any]
@@ -35,7 +35,8 @@ class Heatmap:
     prompt: str
     k: int | None
     model: str
-    resolution: tuple[int, int] = (0, 0)
+    title: str
+    resolution: tuple[int, int]
 
 
 def heatmap(
@@ -84,6 +85,7 @@ def heatmap(
         label(prompt),
         used,
         trace.model.name,
+        METHODS[method].title,
         (rows, columns),
     )
 

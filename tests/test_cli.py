@@ -1,6 +1,7 @@
 """cli.py: the commands as a person types them."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -35,6 +36,13 @@ def test_heatmap_of_two_prompts(cat, tmp_path):
     assert "a golden retriever: logit" in result.output
     with Image.open(out) as picture:
         assert picture.width > 2 * picture.height
+
+
+def test_the_box_is_over_the_cat(cat, tmp_path):
+    """The cat fills the photo but for its right edge; its outline was read off by eye."""
+    result = run("heatmap", cat, "a tabby cat", "--k", 256, "-o", tmp_path / "cat.png")
+    box = [int(n) for n in re.search(r"box \((.*?)\)", result.output)[1].split(", ")]
+    assert gs.iou(box, (5, 0, 410, 300)) >= 0.5
 
 
 def test_an_unknown_word_is_reported(cat, tmp_path):

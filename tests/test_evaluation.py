@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,11 @@ def same(a, b):
 
 
 def test_presets(resnet, examples, monkeypatch):
-    monkeypatch.setitem(gs.METHODS, "gradcam", lambda t, p: t.activations[0] * 0)
+    monkeypatch.setitem(
+        gs.METHODS,
+        "gradcam",
+        replace(gs.METHODS["gradcam"], function=lambda t, p: t.activations[0] * 0),
+    )
     clean = gs.evaluate(resnet, examples[:1], ["gradcam"])
     paper = gs.evaluate(resnet, examples[:1], ["gradcam"], preset="paper")
     assert clean[["x0", "y0", "x1", "y1"]].isna().all(axis=None)

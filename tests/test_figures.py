@@ -16,7 +16,7 @@ mpl.use("Agg")
 def heat(photo):
     values = np.zeros(photo.shape[:2], np.float32)
     values[10:20, 30:50] = 1
-    return gs.heatmaps.Heatmap(values, False, 20.0, "gscorecam", "a cat", 25, "tiny")
+    return gs.Heatmap(values, False, 20.0, "gscorecam", "a cat", 25, "tiny", "gScoreCAM", (7, 7))
 
 
 def test_overlay_colours_the_hot_part(photo, heat):

@@ -1,5 +1,7 @@
 """heatmaps.py: the photo's pixels, min-max, flat maps, bad input."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -41,7 +43,11 @@ def test_protocol_step_four(resnet_trace):
 def test_constant_maps_are_flat_zeros(resnet_trace, constant, monkeypatch):
     noise = 1 + 1e-8 * np.arange(9).reshape(3, 3)
     small = (constant * noise).astype(np.float32)
-    monkeypatch.setitem(METHODS, "gradcam", lambda t, p: torch.from_numpy(small))
+    monkeypatch.setitem(
+        METHODS,
+        "gradcam",
+        replace(METHODS["gradcam"], function=lambda t, p: torch.from_numpy(small)),
+    )
     heat = gs.heatmap(resnet_trace, "a cat", "gradcam")
     assert heat.flat
     assert not heat.values.any()
@@ -50,7 +56,11 @@ def test_constant_maps_are_flat_zeros(resnet_trace, constant, monkeypatch):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_is_an_error_not_a_map(resnet_trace, value, monkeypatch):
-    monkeypatch.setitem(METHODS, "gradcam", lambda t, p: torch.tensor([[1.0, value]]))
+    monkeypatch.setitem(
+        METHODS,
+        "gradcam",
+        replace(METHODS["gradcam"], function=lambda t, p: torch.tensor([[1.0, value]])),
+    )
     with pytest.raises(ValueError, match="NaN or infinite"):
         gs.heatmap(resnet_trace, "a cat", "gradcam")
 
