@@ -81,11 +81,27 @@ def test_evaluate_prints_the_table(cat, tmp_path):
     annotations = tmp_path / "instances.json"
     annotations.write_text(json.dumps(content))
     options = ["--root", tmp_path, "--annotations", annotations, "--methods", "gradcam,center"]
-    result = run("evaluate", *options, "--out", tmp_path / "rows.parquet")
+    kept = tmp_path / "run"
+    result = run("evaluate", "--dataset", "coco", *options, "--out", kept)
     assert result.exit_code == 0, result.output
     assert "1 of 2 (image, class) pairs have a known class" in result.stdout
-    assert "gradcam" in result.stdout
-    assert (tmp_path / "rows.parquet").is_file()
+    for form in ("text", "markdown", "latex", "csv"):
+        table = run("table", kept, "--format", form)
+        assert table.exit_code == 0, table.output
+        assert "gradcam" in table.stdout
+    assert run("table", kept, "--format", "xml").exit_code == 1
+    assert run("merge", kept, "-o", tmp_path / "all.parquet").exit_code == 0
+    exported = tmp_path / "results.json"
+    options = ["--annotations", annotations, "--method", "gradcam", "-o", exported]
+    assert run("export", kept, *options).exit_code == 0
+    assert [r["image_id"] for r in json.loads(exported.read_text())] == [7]
+
+
+def test_evaluate_says_what_a_data_set_needs():
+    result = run("evaluate", "--dataset", "coco")
+    assert result.exit_code == 1
+    assert "needs --root and --annotations" in result.stderr
+    assert "i/n" in run("evaluate", "--dataset", "single", "--shard", "x").stderr
 
 
 def test_models_methods_and_doctor():
