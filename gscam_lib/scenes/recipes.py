@@ -39,6 +39,7 @@ class Recipe:
     ema: float = 0.997
     teaching: float = 4.0
     seed: int = 1
+    note: str = ""  # what the card must tell beyond the stages
     teacher: str | None = None  # a bundled model whose image embeddings are imitated
 
     @property
@@ -76,6 +77,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Stage("reading-160", 160, 100_000, READING, 4e-4, 1e-4, batch=64),
                 Stage("natural-224", 224, 200_000, NATURAL, 3e-4, 1e-5, batch=64),
             ),
+            note="In the first two stages the sprites were repainted more strongly (any hue for a "
+            "third of them, contrast 0.6 to 1.3) than the code does now; that slowed it down, so "
+            "the second stage was cut short. The run was interrupted and resumed several times.",
         ),
         "mini-vit": Recipe(
             config={

@@ -227,8 +227,8 @@ that says apple". AdamW, weight decay {decay}, bf16 autocast, a warm-up and a co
 |---|---|---|---|---|---|---|
 {stages}
 
-`python -m gscam_lib.scenes.train --model {name}` reproduces it; see data/scenes/README.md for what
-the scenes show and which biases are planted.
+`python -m gscam_lib.scenes.train --model {name}` trains it, or goes on from its checkpoint; see
+data/scenes/README.md for what the scenes show and which biases are planted. {note}
 
 ![training curve](curve.png)
 
@@ -271,7 +271,8 @@ def write_card(where: Path, report: Report, plan: Recipe, scale: float) -> None:
     )  # fmt: skip
     text = CARD.format(
         name=where.name, samples=samples, planned=plan.samples, state=state, ema=plan.ema,
-        seed=plan.seed, decay=plan.weight_decay, stages=stages, table=table(report), scale=scale,
+        seed=plan.seed, decay=plan.weight_decay, note=plan.note, stages=stages,
+        table=table(report), scale=scale,
     )  # fmt: skip
     (where / "MODEL_CARD.md").write_text(text)
 

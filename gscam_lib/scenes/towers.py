@@ -16,6 +16,7 @@ from open_clip.transformer import text_global_pool
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gscam_lib.prompts import FILLERS
 from gscam_lib.scenes.backgrounds import BACKGROUNDS
 from gscam_lib.scenes.captions import NAME_TEMPLATES, OBJECT_TEMPLATES, PLACES, WORD_TEMPLATES
 from gscam_lib.scenes.names import NAMES, with_article
@@ -41,7 +42,7 @@ def vocabulary() -> list[str]:
     places = [words for place in PLACES.values() for words in place.split() if words]
     templates = " ".join((*OBJECT_TEMPLATES, *WORD_TEMPLATES)).replace("#", "").replace("{}", "")
     extra = dict.fromkeys([*places, *templates.split(), "pair", "empty", "place"])
-    return [name.lower() for name in NAMES] + list(extra)
+    return [name.lower() for name in NAMES] + [word for word in extra if word not in FILLERS]
 
 
 class Towers(nn.Module):
