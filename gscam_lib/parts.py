@@ -112,7 +112,9 @@ class Parts:
             if found.get(key) != value
         ]
         if other:
+            more = f" (and {len(other) - 3} more)" if len(other) > 3 else ""
             raise ValueError(
-                f"{folder} holds rows of different runs: {'; '.join(other)}. Use one folder a run."
+                f"{folder} holds rows of different runs: {'; '.join(other[:3])}{more}. Use one "
+                "folder a run."
             )
         return [row for table in tables.values() for row in table.to_pylist()]
