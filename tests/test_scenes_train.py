@@ -201,3 +201,26 @@ def test_bootstrap_interval_holds_the_mean():
     assert low > 0.7
     with pytest.raises(ValueError, match="no values"):
         bootstrap([])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_bundled_model_knows_the_objects(name):
+    from gscam_lib.clip import bundled_models, load_model
+    from gscam_lib.scenes.report import logits
+    from gscam_lib.scenes.sets import content, folder
+
+    if name not in bundled_models():
+        pytest.skip(f"{name} is not trained yet")
+    where = bundled_models()[name]
+    card = (where / "MODEL_CARD.md").read_text()
+    assert f"{read_curve(where / 'curve.jsonl')[-1]['samples']:,}" in card
+    assert (where / "model.safetensors").stat().st_size < 25_000_000
+    images = content("single")["images"][::4]
+    files = [folder("single") / "images" / image["file_name"] for image in images]
+    model = load_model(name)
+    assert model.knows("a sign that says iPod").known
+    best = logits(model, files, NAMES).argmax(axis=1)
+    right = np.mean(
+        [NAMES[i] == image["objects"][0] for i, image in zip(best, images, strict=True)]
+    )
+    assert right > 0.5
