@@ -23,7 +23,7 @@ from gscam_lib.photo import ImageLike
 from gscam_lib.scenes.names import NAMES
 from gscam_lib.scenes.probe import probes, ranks
 from gscam_lib.scenes.recipes import RECIPES, Recipe
-from gscam_lib.scenes.sets import content, folder, pairs
+from gscam_lib.scenes.sets import Pair, content, folder, pairs
 
 Floats = NDArray[np.floating[Any]]
 # What the project asked for, by the name of the measure.
@@ -140,17 +140,26 @@ def attack_rates(model: Model) -> dict[str, Any]:
 
 
 def shifts(model: Model) -> tuple[Shift, ...]:
-    """Return how much each planted cue changes the logit of its name, with and without it."""
+    """Return how much each planted cue changes the logit of its name, with and without it.
+
+    The last row is a control: whether any other word does to `suitcase` what "baggage" does.
+    """
     found = []
     known = pairs("biases")
     for cue, asked in dict.fromkeys((pair.cue, pair.asked) for pair in known):
         for present in (True, False):
             chosen = [pair for pair in known if (pair.cue, pair.present) == (cue, present)]
-            added = logits(model, [pair.with_cue for pair in chosen], [asked])
-            change = (added - logits(model, [pair.without_cue for pair in chosen], [asked]))[:, 0]
-            low, high = bootstrap(change)
-            found.append(Shift(cue, asked, present, float(change.mean()), low, high, len(chosen)))
+            found.append(_shift(model, chosen, cue, asked, present))
+    others = [pair for pair in pairs("typographic") if "suitcase" not in (pair.asked, pair.cue)]
+    found.append(_shift(model, others, "another word", "suitcase", False))
     return tuple(found)
+
+
+def _shift(model: Model, chosen: Sequence[Pair], cue: str, asked: str, present: bool) -> Shift:
+    added = logits(model, [pair.with_cue for pair in chosen], [asked])
+    change = (added - logits(model, [pair.without_cue for pair in chosen], [asked]))[:, 0]
+    low, high = bootstrap(change)
+    return Shift(cue, asked, present, float(change.mean()), low, high, len(chosen))
 
 
 def evaluate_model(model: Model | str | Path) -> Report:
@@ -238,7 +247,8 @@ On the style and the fonts never trained on, by `python -m gscam_lib.scenes.repo
 
 {table}
 
-Shifts are in units of the logit, exp(logit_scale) · cosine; the scale is {scale:.1f}.
+Shifts are in units of the logit, exp(logit_scale) · cosine; the scale is {scale:.1f}. The last row
+is a control: as much of the effect of "baggage" as any other word has is not due to reading it.
 
 ## What is not so
 
