@@ -80,6 +80,7 @@ def test_nothing_names_a_path_of_one_machine():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".json", ".txt"}:
             text = path.read_text(encoding="utf-8")
+            text = re.sub(r"[A-Za-z0-9+/=]{60,}", "", text)  # pictures in notebooks
             assert not re.search(r"/(home|Users|root|work)/\w", text), name
 
 

@@ -27,7 +27,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
 
     monkeypatch.setenv("GSCAM_FIGURES", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", cwd=path.parent).execute()
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     assert list(tmp_path.glob("*.png")), "a notebook makes at least one figure"
 
 

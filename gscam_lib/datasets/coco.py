@@ -63,8 +63,8 @@ class CocoDataset:
             {
                 "image_id": image_ids[row.image_id],
                 "category_id": category_ids[row.category],
-                "bbox": [row.x0, row.y0, row.x1 - row.x0, row.y1 - row.y0],
-                "score": row.logit,
+                "bbox": [int(n) for n in (row.x0, row.y0, row.x1 - row.x0, row.y1 - row.y0)],
+                "score": float(row.logit),
             }
             for row in mine[mine["x0"].notna()].itertuples()
         ]
