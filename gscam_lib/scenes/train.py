@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 from gscam_lib.paths import CACHE, MODELS
 from gscam_lib.scenes.captions import expected_names, prompt, text_prompt
 from gscam_lib.scenes.names import NAMES
+from gscam_lib.scenes.optimizer import TwoOptimizers
 from gscam_lib.scenes.probe import measure, probes
 from gscam_lib.scenes.recipes import Recipe, Stage, recipe
 from gscam_lib.scenes.towers import Towers, export, read, similarities
@@ -168,7 +169,7 @@ class Run:
             self.towers.clip.load_state_dict(text, strict=False)
         self.average = deepcopy(self.towers).requires_grad_(False)
         self.stage, self.step, self.samples = 0, 0, 0
-        self.optimizer = self._optimizer()
+        self.optimizer = TwoOptimizers(self.towers, self.plan.weight_decay)
         self.stopped, self.compiled, self.threads = False, False, torch.get_num_threads()
         if mirror and not (folder / "checkpoint.pt").exists():
             for file in mirror.glob("*.*"):  # a working tree laid anew
@@ -177,20 +178,13 @@ class Run:
             self._restore()
         self._fit_teacher()
 
-    def _optimizer(self) -> torch.optim.AdamW:
-        decay = [p for p in self.towers.parameters() if p.ndim >= 2]
-        plain = [p for p in self.towers.parameters() if p.ndim < 2]
-        groups = [{"params": decay, "weight_decay": self.plan.weight_decay},
-                  {"params": plain, "weight_decay": 0.0}]  # fmt: skip
-        return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-6)
-
     def _enter_stage(self) -> None:
         """Fit the towers to the stage's image side; the optimizer starts anew."""
         self.towers.resize(self.plan.stages[self.stage].size)
         self.average.resize(self.plan.stages[self.stage].size)
         self.average.requires_grad_(False)
         self._fit_teacher()
-        self.optimizer = self._optimizer()
+        self.optimizer = TwoOptimizers(self.towers, self.plan.weight_decay)
 
     def begin_at(self, stage: int, weights: Path) -> None:
         """Start at a stage from an exported folder: its weights and its curve, a new optimizer.
@@ -237,7 +231,7 @@ class Run:
         self.stage, self.step, self.samples = (content[k] for k in ("stage", "step", "samples"))
         self.towers.resize(content["size"])
         self.average.resize(content["size"])
-        self.optimizer = self._optimizer()
+        self.optimizer = TwoOptimizers(self.towers, self.plan.weight_decay)
         self.towers.load_state_dict(content["towers"])
         self.average.load_state_dict(content["average"])
         self.average.requires_grad_(False)
@@ -256,15 +250,13 @@ class Run:
 
     def update(self, batch: Batch) -> float:
         """Take one optimizer step and move the average; return the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
         self.towers.train()
         with torch.autocast(self.towers.device.type, torch.bfloat16):
             loss = batch_loss(self.towers, batch, self.teacher, self.plan.teaching)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.towers.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.towers.parameters(), 2.0)
-        self.optimizer.step()
+        self.optimizer.step(self.learning_rate())
         total = self.samples // len(batch["captions"])
         keep = min(self.plan.ema, (1 + total) / (10 + total))  # short memory at the start
         with torch.no_grad():
