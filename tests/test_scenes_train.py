@@ -2,18 +2,21 @@ import json
 import os
 import shutil
 import signal
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from gscam_lib.scenes import NAMES, Mixture, train
+from gscam_lib.scenes.optimizer import TwoOptimizers, as_matrix
 from gscam_lib.scenes.probe import measure, probes, ranks
 from gscam_lib.scenes.recipes import RECIPES, Recipe, Stage, recipe
-from gscam_lib.scenes.report import bootstrap, read_curve
+from gscam_lib.scenes.report import read_curve
 from gscam_lib.scenes.towers import Towers, export, similarities
 from gscam_lib.scenes.train import Batches, Run, batch_loss
 
@@ -194,13 +197,20 @@ def test_measures_of_a_perfect_and_a_blind_model():
     assert ranks(np.array([[0.1, 0.9, 0.5]])).tolist() == [[2, 0, 1]]
 
 
-def test_bootstrap_interval_holds_the_mean():
-    values = np.random.default_rng(0).normal(1.0, 0.5, 40)
-    low, high = bootstrap(values)
-    assert low < values.mean() < high
-    assert low > 0.7
-    with pytest.raises(ValueError, match="no values"):
-        bootstrap([])
+def test_the_optimizer_moves_kernels_in_any_memory_layout():
+    kernels = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 8, 1), nn.Linear(8, 5))
+    other = deepcopy(kernels).to(memory_format=torch.channels_last)
+    pixels = torch.randn(2, 4, 3, 3)
+    before = [as_matrix(p.data).clone() for p in kernels[:2].parameters() if p.ndim == 4]
+    for towers in (kernels, other):
+        optimizer = TwoOptimizers(towers, weight_decay=0.0)
+        assert len(optimizer.matrices) == 3  # biases are AdamW's
+        towers[2](towers[:2](pixels).mean(dim=(2, 3))).square().sum().backward()
+        optimizer.step(0.02)
+    for a, b in zip(kernels.parameters(), other.parameters(), strict=True):
+        assert_close(a, b, rtol=1e-3, atol=3e-4)  # Muon's iterations run in bf16
+    for old, new in zip(before, (kernels[0].weight, kernels[1].weight), strict=True):
+        assert (as_matrix(new.data) - old).norm() > 0.01
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gscam_lib.clip import Model, load_model
+from gscam_lib.metrics import bootstrap_interval
 from gscam_lib.photo import ImageLike
 from gscam_lib.scenes.names import NAMES
+from gscam_lib.scenes.optimizer import ADAMW_SHARE
 from gscam_lib.scenes.probe import probes, ranks
 from gscam_lib.scenes.recipes import RECIPES, Recipe
 from gscam_lib.scenes.sets import Pair, content, folder, pairs
@@ -59,17 +61,6 @@ class Report:
     model: str
     rates: dict[str, float]
     shifts: tuple[Shift, ...]
-
-
-def bootstrap(values: Sequence[float] | Floats, draws: int = 4000, seed: int = 0
-              ) -> tuple[float, float]:  # fmt: skip
-    """Return the 95 % percentile interval of the mean. Errors: ValueError without values."""
-    if not len(values):
-        raise ValueError("no values to resample; give at least one")
-    rng = np.random.default_rng(seed)
-    picks = rng.integers(len(values), size=(draws, len(values)))
-    low, high = np.percentile(np.asarray(values, float)[picks].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 @torch.no_grad()
@@ -158,7 +149,7 @@ def shifts(model: Model) -> tuple[Shift, ...]:
 def _shift(model: Model, chosen: Sequence[Pair], cue: str, asked: str, present: bool) -> Shift:
     added = logits(model, [pair.with_cue for pair in chosen], [asked])
     change = (added - logits(model, [pair.without_cue for pair in chosen], [asked]))[:, 0]
-    low, high = bootstrap(change)
+    low, high = bootstrap_interval(change, np.arange(len(change)))
     return Shift(cue, asked, present, float(change.mean()), low, high, len(chosen))
 
 
@@ -214,6 +205,10 @@ def draw_curve(rows: Sequence[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
+TEACHING = (
+    " The text tower starts as {teacher}'s, and {weight:g} times the cosine\n"
+    "distance to {teacher}'s embedding of the image is added."
+)
 CARD = """# {name}
 
 A small CLIP trained from scratch on the miniature world of this project (`gscam_lib.scenes`).
@@ -230,7 +225,8 @@ is known. Nothing it shows is a result of the gScoreCAM paper.
 Contrastive image-text training, three cross-entropies added: captions against images in the batch
 (InfoNCE), images against the 81 names in random templates (the target is the share of captions
 that would name each), and, for scenes with writing, images against 81 sentences of the kind "text
-that says apple". AdamW, weight decay {decay}, bf16 autocast, a warm-up and a cosine per stage.
+that says apple".{teaching} Muon for matrices and kernels at the rate below, AdamW for the rest
+at {share:.0%} of it; weight decay {decay}, bf16 autocast, a warm-up and a cosine per stage.
 
 | stage | side | samples | batch | rate | words alone | labelled |
 |---|---|---|---|---|---|---|
@@ -282,7 +278,8 @@ def write_card(where: Path, report: Report, plan: Recipe, scale: float) -> None:
     text = CARD.format(
         name=where.name, samples=samples, planned=plan.samples, state=state, ema=plan.ema,
         seed=plan.seed, decay=plan.weight_decay, note=plan.note, stages=stages,
-        table=table(report), scale=scale,
+        table=table(report), scale=scale, share=ADAMW_SHARE, teaching=TEACHING.format(
+            teacher=plan.teacher, weight=plan.teaching) if plan.teacher else "",
     )  # fmt: skip
     (where / "MODEL_CARD.md").write_text(text)
 
