@@ -52,7 +52,7 @@ TEXT = {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "la
 OBJECTS = Mixture(words_alone=0.03, labelled=0.08, counts=(5, 3, 2))
 READING = Mixture(
     words_alone=0.3, labelled=0.5, word_width=(0.65, 1.0), label_width=(0.45, 0.9),
-    counts=(5, 3, 2, 1),
+    counts=(4, 3, 2, 1, 1),
 )  # fmt: skip
 NATURAL = Mixture(words_alone=0.12, labelled=0.3, counts=(4, 3, 2.5, 2, 1.5, 1))
 
@@ -68,8 +68,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             stages=(
                 Stage("objects-128", 128, 76_800, OBJECTS, 5e-3, 2e-3, reads=False),
-                Stage("reading-160", 160, 134_400, READING, 4e-3, 1e-3),
-                Stage("natural-224", 224, 96_000, NATURAL, 2.5e-3, 2e-5),
+                Stage("reading-160", 160, 96_000, READING, 4e-3, 1e-3),
+                Stage("natural-224", 224, 67_200, NATURAL, 2.5e-3, 2e-5),
             ),
         ),
         "mini-vit": Recipe(
@@ -83,8 +83,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             stages=(
                 Stage("objects-128", 128, 76_800, OBJECTS, 5e-3, 2e-3),
-                Stage("reading-160", 160, 134_400, READING, 4e-3, 1e-3),
-                Stage("natural-224", 224, 96_000, NATURAL, 2.5e-3, 2e-5),
+                Stage("reading-160", 160, 96_000, READING, 4e-3, 1e-3),
+                Stage("natural-224", 224, 67_200, NATURAL, 2.5e-3, 2e-5),
             ),
             teacher="mini-rn",
         ),
