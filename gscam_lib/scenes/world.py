@@ -83,9 +83,6 @@ def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Scene:
     """Draw one scene of the training distribution; the same seed gives the same scene."""
     key = [7, *np.atleast_1d(seed).tolist()]
     rng = np.random.default_rng(key)
-    look = Look(
-        variants=mixture.variants, label_width=mixture.label_width, min_visible=0.25, shadow=0.5
-    )
     if rng.random() < mixture.words_alone:
         word = NAMES[int(rng.integers(len(NAMES)))]
         alone = Look(label_width=mixture.word_width, labels_on=False)
@@ -98,7 +95,14 @@ def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Scene:
     words = _words(names, mixture, rng)
     if BAGGAGE in words:  # the sign hangs on its suitcase
         names = ["suitcase", *(name for name in names if name != "suitcase")]
-    return compose(
-        names, labels=words, background=_place(names, mixture.biases, rng), seed=key, size=size,
-        watermark=mark and mixture.biases.watermark, look=look,
-    )  # fmt: skip
+    low, high = (width / count**0.25 for width in mixture.label_width)  # room for every object
+    look = Look(variants=mixture.variants, label_width=(low, high), min_visible=0.25, shadow=0.5)
+    place, mark = _place(names, mixture.biases, rng), mark and mixture.biases.watermark
+    while True:
+        try:
+            return compose(names, labels=words, background=place, seed=key, size=size,
+                           watermark=mark, look=look)  # fmt: skip
+        except ValueError:
+            if not words:
+                raise
+            words = words[:-1]  # wide labels on many objects: one hides less
