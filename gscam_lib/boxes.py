@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from skimage.filters import threshold_otsu
@@ -12,22 +12,98 @@ if TYPE_CHECKING:
     from gscam_lib.heatmaps import Heatmap
 
 Box: TypeAlias = tuple[int, int, int, int]
+Values: TypeAlias = np.ndarray[Any, Any]
+Threshold: TypeAlias = str | float
+"""What counts as hot: "otsu", "p90" (a percentile of the values), or a share of the height."""
+Rule = Literal["largest_rectangle", "largest_component", "hottest_component", "union"]
+RULES: tuple[str, ...] = get_args(Rule)
 
 
-def heatmap_to_box(heat: Heatmap | np.ndarray[Any, Any]) -> Box | None:
-    """Box of a heatmap by the paper's protocol, or None where the map is constant.
+def heatmap_to_box(
+    heat: Heatmap | Values,
+    *,
+    threshold: Threshold = "otsu",
+    rule: Rule = "largest_rectangle",
+) -> Box | None:
+    """Box of a heatmap, by default by the paper's protocol; None where the map is constant.
 
-    heat: a Heatmap, or its (H, W) values in [0, 1]. Scaled to 0…255, thresholded by Otsu; of the
-    connected regions (8 neighbours) the one whose bounding rectangle is largest. Raises ValueError.
+    heat: a Heatmap, or its (H, W) values in [0, 1]. threshold: see `hot_pixels`. rule: of the
+    connected regions (8 neighbours) the one whose bounding rectangle is largest, or that has the
+    most pixels, or that has the hottest pixel, or all of them together. Raises ValueError.
     """
+    if rule not in RULES:
+        raise ValueError(f"Got rule={rule!r}; expected one of {', '.join(RULES)}.")
+    values = _checked(heat)
+    hot = hot_pixels(values, threshold)
+    if not hot.any():
+        return None
+    if rule == "union":
+        return _box((*np.argwhere(hot).min(0), *(np.argwhere(hot).max(0) + 1)))
+    regions = regionprops(label(hot, connectivity=2), intensity_image=values)
+    sizes = {
+        "largest_rectangle": lambda r: r.area_bbox,
+        "largest_component": lambda r: r.area,
+        "hottest_component": lambda r: r.intensity_max,
+    }
+    return _box(max(regions, key=sizes[rule]).bbox)
+
+
+def heatmap_to_boxes(heat: Heatmap | Values, *, threshold: Threshold = "otsu") -> list[Box]:
+    """One box for each connected region of hot pixels, the largest rectangle first.
+
+    heat, threshold: as in `heatmap_to_box`. An empty list where the map is constant.
+    """
+    hot = hot_pixels(_checked(heat), threshold)
+    regions = regionprops(label(hot, connectivity=2))
+    return [_box(r.bbox) for r in sorted(regions, key=lambda r: -r.area_bbox)]
+
+
+def hot_pixels(values: Values, threshold: Threshold = "otsu") -> Values:
+    """Pixels of a heatmap that are hot: (H, W) bool; none where the map is constant.
+
+    threshold: "otsu", of the values in 256 steps, as the paper does; "p90", not below the 90th
+    percentile of the values; a number above 0 and at most 1, not below this share of the map's
+    height (its values are in [0, 1]). Raises ValueError for other thresholds.
+    """
+    check_threshold(threshold)
+    grey = (values * 255).astype(np.uint8)
+    if grey.min() == grey.max():
+        return np.zeros(values.shape, bool)
+    if threshold == "otsu":
+        return np.asarray(grey > threshold_otsu(grey))
+    if isinstance(threshold, str):
+        limit = float(np.percentile(values, float(threshold[1:])))
+        return values >= limit if limit > 0 else values > 0
+    return np.asarray(values >= threshold)
+
+
+def check_threshold(threshold: Threshold) -> Threshold:
+    """Return a threshold, or raise ValueError if it is none that `hot_pixels` takes."""
+    if isinstance(threshold, str):
+        try:
+            good = threshold == "otsu" or (threshold[:1] == "p" and 0 < float(threshold[1:]) < 100)
+        except ValueError:
+            good = False
+    else:
+        good = not isinstance(threshold, bool) and 0 < threshold <= 1
+    if not good:
+        raise ValueError(
+            f"Got threshold={threshold!r}; expected 'otsu', a percentile such as 'p90', or a share "
+            "above 0 and at most 1 such as 0.2."
+        )
+    return threshold
+
+
+def _checked(heat: Heatmap | Values) -> Values:
     values = heat if isinstance(heat, np.ndarray) else heat.values
     if values.ndim != 2 or values.size == 0 or not 0 <= values.min() <= values.max() <= 1:
         raise ValueError(
             f"Got values of shape {values.shape}; expected a (H, W) heatmap in [0, 1] without NaN."
         )
-    grey = (values * 255).astype(np.uint8)
-    if grey.min() == grey.max():
-        return None
-    rows = [r.bbox for r in regionprops(label(grey > threshold_otsu(grey), connectivity=2))]
-    y0, x0, y1, x1 = max(rows, key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
-    return int(x0), int(y0), int(x1), int(y1)
+    return values
+
+
+def _box(corners: Any) -> Box:
+    """From rows and columns to x and y."""
+    y0, x0, y1, x1 = map(int, corners)
+    return x0, y0, x1, y1

@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gscam_lib import __version__, metrics
-from gscam_lib.boxes import heatmap_to_box
+from gscam_lib.boxes import Rule, Threshold, heatmap_to_box
 from gscam_lib.clip import Model, load_model
 from gscam_lib.datasets.example import Example
 from gscam_lib.heatmaps import check_method, heatmap
@@ -33,14 +33,22 @@ Group: TypeAlias = list[tuple[int, Example]]  # the examples of one image, with 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a box is judged. Both take the photo squashed, Otsu's threshold, the largest rectangle.
+    """How a heatmap becomes a box and how the box is judged; the photo is squashed in all.
 
-    inclusive: count the last pixel as inside; empty_box: the box of a map that has no region.
+    inclusive: count the last pixel as inside; empty_box: the box of a map that has no region;
+    threshold, rule: see `boxes.heatmap_to_box`.
     """
 
     name: str
-    inclusive: bool
-    empty_box: tuple[int, int, int, int] | None
+    inclusive: bool = False
+    empty_box: tuple[int, int, int, int] | None = None
+    threshold: Threshold = "otsu"
+    rule: Rule = "largest_rectangle"
+
+    @property
+    def label(self) -> str:
+        """The name; with all settings where it is not a preset of this library."""
+        return self.name if PRESETS.get(self.name) == self else str(self)
 
 
 PRESETS = {
@@ -55,7 +63,7 @@ def evaluate(
     methods: Sequence[str] = ("gscorecam",),
     *,
     k: int | None = None,
-    preset: str = "clean",
+    preset: str | Preset = "clean",
     out: Path | str | None = None,
     shard: tuple[int, int] = (0, 1),
     progress: bool = False,
@@ -67,29 +75,37 @@ def evaluate(
     preset. What fails becomes a row with its error and never stops the run. Examples of one image
     that follow each other share its trace. k is for methods that rank channels.
 
-    preset: "clean" or "paper" (Chen et al. 2022: inclusive pixels). out: a folder; rows are kept
-    there as they come, and a later call with the same arguments goes on where this one ended.
-    shard: (i, n), do the i-th of n parts of the images. Raises ValueError for bad arguments and for
-    a folder that holds another run.
+    preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a folder; rows
+    are kept there as they come, and a later call with the same arguments goes on where this one
+    ended. shard: (i, n), do the i-th of n parts of the images. Raises ValueError for bad arguments
+    and for a folder that holds another run.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"No preset '{preset}'. There are: {', '.join(PRESETS)}.")
+    preset = find_preset(preset)
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"Got shard={shard}; expected (i, n) with 0 ≤ i < n.")
     for method in methods:
         check_method(method)
-    parts = Parts(out, run_id(model, preset))
+    parts = Parts(out, run_id(model, preset.label))
     done = set(map(_key, parts.rows()))
     groups = list(_groups(dataset))[shard[0] :: shard[1]]
     with tqdm(total=sum(map(len, groups)), disable=not progress, unit="pair") as bar, parts:
         errors = 0
         for group, photo in _photos(groups):
-            for row in _rows(model, group, photo, methods, k, PRESETS[preset], done):
+            for row in _rows(model, group, photo, methods, k, preset, done):
                 errors += row["error"] is not None
                 parts.add(row)
             bar.update(len(group))
             bar.set_postfix(errors=errors)
     return _frame(parts.rows())
+
+
+def find_preset(preset: str | Preset) -> Preset:
+    """A preset by its name, or as it is; raises ValueError for a name that does not exist."""
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"No preset '{preset}'. There are: {', '.join(PRESETS)}.")
+    return PRESETS[preset]
 
 
 def run_id(model: Model, preset: str) -> dict[str, str]:
@@ -234,7 +250,7 @@ def _rows(
             if trace is None:
                 trace = _trace(model, photo)
             found = _localize(trace, example, method, used, preset)
-            yield row | found | {"model": model.name, "preset": preset.name}
+            yield row | found | {"model": model.name, "preset": preset.label}
 
 
 def _trace(model: Model, photo: Any) -> Trace | Exception:
@@ -256,7 +272,8 @@ def _localize(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnknownPromptWarning)  # the caller chose the prompts
             heat = heatmap(trace, example.prompt, method, k=k)
-        box = heatmap_to_box(heat) or preset.empty_box
+        found = heatmap_to_box(heat, threshold=preset.threshold, rule=preset.rule)
+        box = found or preset.empty_box
         row["seconds"] = time.perf_counter() - start
         row["logit"] = heat.logit
         if box is not None:

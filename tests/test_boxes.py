@@ -6,6 +6,7 @@ import pytest
 from skimage.filters import gaussian
 
 import gscam_lib as gs
+from gscam_lib import boxes
 from gscam_lib.metrics import best_iou, iou
 
 
@@ -35,6 +36,56 @@ def test_flat_and_bad_values():
             gs.heatmap_to_box(bad)
 
 
+@pytest.fixture
+def islands():
+    """A wide cool frame corner, a compact warm block, one hot pixel; all else is cold."""
+    values = np.zeros((20, 30), np.float32)
+    values[0, 0:12] = values[0:12, 0] = 0.5  # 12 × 12 rectangle, 23 pixels
+    values[14:20, 14:20] = 0.8  # 6 × 6, 36 pixels
+    values[2, 28] = 1.0
+    return values
+
+
+def test_box_rules(islands):
+    rules = {
+        "largest_rectangle": (0, 0, 12, 12),
+        "largest_component": (14, 14, 20, 20),
+        "hottest_component": (28, 2, 29, 3),
+        "union": (0, 0, 29, 20),
+    }
+    assert set(rules) == set(boxes.RULES)
+    for rule, box in rules.items():
+        assert gs.heatmap_to_box(islands, threshold=0.4, rule=rule) == box, rule
+    assert boxes.heatmap_to_boxes(islands, threshold=0.4) == [
+        (0, 0, 12, 12), (14, 14, 20, 20), (28, 2, 29, 3),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="largest_rectangle"):
+        gs.heatmap_to_box(islands, rule="best")
+
+
+def test_thresholds(islands):
+    assert gs.heatmap_to_box(islands, threshold=0.9) == (28, 2, 29, 3)
+    assert gs.heatmap_to_box(islands, threshold=1.0) == (28, 2, 29, 3)
+    assert gs.heatmap_to_box(islands, threshold=0.8) == (14, 14, 20, 20)
+    ramp = np.arange(100, dtype=float).reshape(10, 10) / 99
+    assert boxes.hot_pixels(ramp, "p90").sum() == 10
+    assert boxes.hot_pixels(ramp, 0.5).sum() == 50
+    assert boxes.hot_pixels(islands, "p50").sum() == 23 + 36 + 1  # half the map is exactly 0
+    assert not boxes.hot_pixels(np.ones((4, 4)), 0.5).any()
+    assert boxes.heatmap_to_boxes(np.zeros((4, 4)), threshold=0.5) == []
+    for bad in ("otsuu", "p", "p100", "p0", 0, 1.5, True, float("nan")):
+        with pytest.raises(ValueError, match="threshold"):
+            gs.heatmap_to_box(islands, threshold=bad)
+
+
+def test_one_hot_pixel():
+    values = np.zeros((7, 9), np.float32)
+    values[4, 3] = 1
+    for threshold in ("otsu", "p95", 0.2):
+        for rule in boxes.RULES:
+            assert gs.heatmap_to_box(values, threshold=threshold, rule=rule) == (3, 4, 4, 5)
+
+
 def test_iou():
     assert iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1
     assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
@@ -46,11 +97,11 @@ def test_iou():
 def test_iou_equals_counting_pixels():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        boxes = [(*p, *(p + rng.integers(1, 9, 2))) for p in rng.integers(0, 9, (2, 2))]
+        pair = [(*p, *(p + rng.integers(1, 9, 2))) for p in rng.integers(0, 9, (2, 2))]
         grids = np.zeros((2, 20, 20), bool)
-        for grid, (x0, y0, x1, y1) in zip(grids, boxes, strict=True):
+        for grid, (x0, y0, x1, y1) in zip(grids, pair, strict=True):
             grid[y0:y1, x0:x1] = True
-        assert iou(*boxes) == pytest.approx((grids[0] & grids[1]).sum() / grids.any(0).sum())
+        assert iou(*pair) == pytest.approx((grids[0] & grids[1]).sum() / grids.any(0).sum())
 
 
 def test_best_iou():
