@@ -82,9 +82,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "text_cfg": TEXT,
             },
             stages=(
-                Stage("objects-128", 128, 76_800, OBJECTS, 5e-3, 2e-3),
-                Stage("reading-160", 160, 96_000, READING, 4e-3, 1e-3),
-                Stage("natural-224", 224, 67_200, NATURAL, 2.5e-3, 2e-5),
+                Stage("reading-128", 128, 57_600, READING, 5e-3, 2e-3),
+                Stage("reading-160", 160, 48_000, READING, 3e-3, 1e-3),
+                Stage("natural-224", 224, 24_000, NATURAL, 2e-3, 2e-5),
             ),
             teacher="mini-rn",
         ),
