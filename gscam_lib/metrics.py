@@ -6,16 +6,22 @@ Boxes are (x0, y0, x1, y1), half-open pixels; values are (H, W) heatmaps in [0, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy import stats
 from scipy.ndimage import distance_transform_edt
+from skimage.metrics import structural_similarity
 
-from gscam_lib.boxes import Box
+from gscam_lib.boxes import Box, Rule, heatmap_to_box, heatmap_to_boxes
 
 BoxLike: TypeAlias = Box | Sequence[float]
 Array: TypeAlias = np.ndarray[Any, Any]
+Interval: TypeAlias = tuple[float, float]
+DELTAS = (0.3, 0.5, 0.7)
+THRESHOLDS = tuple(i / 20 for i in range(1, 20))
+"""Shares of a map's height at which MaxBoxAcc looks for the best: 0.05, 0.1 … 0.95."""
 
 
 # ---------------------------------------------------------------- boxes
@@ -43,6 +49,28 @@ def best_iou(box: BoxLike | None, truth: Sequence[BoxLike], *, inclusive: bool =
     return max((iou(box, t, inclusive=inclusive) for t in truth), default=0.0)
 
 
+def ious_at_thresholds(
+    values: Array,
+    truth: Sequence[BoxLike],
+    thresholds: Sequence[float] = THRESHOLDS,
+    *,
+    rule: Rule | None = None,
+) -> Array:
+    """Best IoU with any true box at each threshold of a (H, W) heatmap: (thresholds,).
+
+    rule: the one box to take, "largest_component" for MaxBoxAcc; None takes the best of the boxes
+    of all regions, as MaxBoxAccV2 does (Choe et al. 2020).
+    """
+    ious = np.zeros(len(thresholds))
+    for i, threshold in enumerate(thresholds):
+        if rule is None:
+            boxes = heatmap_to_boxes(values, threshold=threshold)
+            ious[i] = max((best_iou(box, truth) for box in boxes), default=0.0)
+        else:
+            ious[i] = best_iou(heatmap_to_box(values, threshold=threshold, rule=rule), truth)
+    return ious
+
+
 def max_box_acc(ious: Array, *, delta: float = 0.5) -> tuple[float, int]:
     """MaxBoxAcc: the best share of images with IoU ≥ delta over one threshold for the whole set.
 
@@ -54,9 +82,28 @@ def max_box_acc(ious: Array, *, delta: float = 0.5) -> tuple[float, int]:
     return float(shares.max()), int(shares.argmax())
 
 
-def max_box_acc_v2(ious: Array, *, deltas: Sequence[float] = (0.3, 0.5, 0.7)) -> float:
+def max_box_acc_v2(ious: Array, *, deltas: Sequence[float] = DELTAS) -> float:
     """MaxBoxAccV2: the mean of MaxBoxAcc over several IoU thresholds (Choe et al. 2020)."""
     return float(np.mean([max_box_acc(ious, delta=d)[0] for d in deltas]))
+
+
+def max_box_acc_interval(
+    ious: Array, groups: Array, *, deltas: Sequence[float] = DELTAS, **bootstrap: Any
+) -> Interval:
+    """Bootstrap interval over images of MaxBoxAccV2, or of MaxBoxAcc where there is one delta.
+
+    ious: (n, thresholds); groups: (n,) the image of each; bootstrap: see `bootstrap_sums`. The best
+    threshold is looked for anew in each sample.
+    """
+    hits = np.stack([np.asarray(ious) >= d for d in deltas], 1).astype(float)
+    rows = np.concatenate([hits.reshape(len(hits), -1), np.ones((len(hits), 1))], 1)
+
+    def statistic(sums: Array) -> Array:
+        shares = sums[:, :-1] / sums[:, -1:]
+        best: Array = shares.reshape(len(sums), len(deltas), -1).max(2).mean(1)
+        return best
+
+    return bootstrap_sums(rows, groups, statistic, **bootstrap)
 
 
 # ---------------------------------------------------------------- heatmaps
@@ -77,7 +124,19 @@ def pointing_hit(values: Array, mask: Array, *, tolerance: float = 15) -> bool:
     Zhang et al., Top-down Neural Attention by Excitation Backprop, IJCV 2018; as in TorchRay.
     """
     point = np.unravel_index(np.argmax(values), values.shape)
-    if not _same_shape(values, mask).any():
+    return _near(_same_shape(values, mask), point, tolerance)
+
+
+def center_hit(mask: Array, *, tolerance: float = 15) -> bool:
+    """Whether the photo's middle lies within `tolerance` pixels of the mask: a blind guess.
+
+    The baseline of the pointing game (TorchRay).
+    """
+    return _near(mask, (mask.shape[0] // 2, mask.shape[1] // 2), tolerance)
+
+
+def _near(mask: Array, point: Any, tolerance: float) -> bool:
+    if not mask.any():
         return False
     return bool(distance_transform_edt(~mask)[point] <= tolerance)
 
@@ -110,24 +169,76 @@ def mask_iou(values: Array, mask: Array, *, threshold: float = 0.5) -> float:
     return float((hot & mask).sum() / union) if union else 0.0
 
 
+def pixel_counts(values: Array, mask: Array, *, bins: int = 1000) -> Array:
+    """How many pixels of a heatmap have which value, off and on the mask: (2, bins).
+
+    Values are counted in `bins` steps from 0 to 1. Counts of several photos may be added.
+    """
+    step = np.minimum((np.asarray(values, float) * bins).astype(int), bins - 1)
+    kinds = (~_same_shape(values, mask), mask)
+    return np.stack([np.bincount(step[kind], minlength=bins) for kind in kinds]).astype(float)
+
+
+def average_precision(counts: Array) -> float:
+    """Area under precision and recall of the pixels in (2, bins) counts, hottest first.
+
+    Raises ValueError where no pixel is true.
+    """
+    if not counts[1].sum():
+        raise ValueError("PxAP needs at least one pixel of truth; all masks are empty.")
+    return float(_average_precisions(counts[None])[0])
+
+
+def _average_precisions(counts: Array) -> Array:
+    """Of (n, 2, bins) counts: (n,)."""
+    wrong, right = np.moveaxis(np.cumsum(counts[:, :, ::-1], axis=2), 1, 0)
+    precision = right / np.maximum(right + wrong, 1)
+    recall = right / np.maximum(right[:, -1:], 1)
+    areas: Array = (precision * np.diff(recall, prepend=0.0, axis=1)).sum(1)
+    return areas
+
+
 def pixel_average_precision(pairs: Iterable[tuple[Array, Array]], *, bins: int = 1000) -> float:
     """PxAP: area under precision and recall of all pixels of all (values, mask) pairs together.
 
     Scores are counted in `bins` steps from 0 to 1. Choe et al. 2020. Raises ValueError where no
     mask has a pixel.
     """
-    counts = np.zeros((2, bins))
-    for values, mask in pairs:
-        step = np.minimum((values * bins).astype(int), bins - 1)
-        for kind in (0, 1):
-            counts[kind] += np.bincount(
-                step[_same_shape(values, mask) == bool(kind)], minlength=bins
-            )
-    wrong, right = np.cumsum(counts[:, ::-1], axis=1)
-    if not len(right) or right[-1] == 0:
-        raise ValueError("PxAP needs at least one pixel of truth; all masks are empty.")
-    precision = right / np.maximum(right + wrong, 1)
-    return float((precision * np.diff(right / right[-1], prepend=0.0)).sum())
+    counts = sum((pixel_counts(v, m, bins=bins) for v, m in pairs), start=np.zeros((2, bins)))
+    return average_precision(counts)
+
+
+def pixel_average_precision_interval(counts: Array, groups: Array, **bootstrap: Any) -> Interval:
+    """Bootstrap interval of PxAP over images.
+
+    counts: (n, 2, bins) of `pixel_counts`; groups: (n,) the image of each.
+    """
+    return bootstrap_sums(np.asarray(counts), groups, _average_precisions, **bootstrap)
+
+
+def area_under(scores: Sequence[float] | Array) -> float:
+    """Area under a curve of scores at even steps from 0 to 1, by trapezoids.
+
+    The AUC of insertion and deletion (Petsiuk et al., RISE, BMVC 2018).
+    """
+    y = np.asarray(scores, float)
+    if y.ndim != 1 or len(y) < 2:
+        raise ValueError(f"Got scores of shape {y.shape}; expected at least two in a row.")
+    return float((y.sum() - y[0] / 2 - y[-1] / 2) / (len(y) - 1))
+
+
+def rank_correlation(a: Array, b: Array) -> float:
+    """Spearman's correlation of two maps; 0 where one of them is constant."""
+    return correlation(stats.rankdata(a), stats.rankdata(b))
+
+
+def similarity(a: Array, b: Array) -> float:
+    """SSIM of two (H, W) heatmaps in [0, 1], in windows of 7 × 7 or less on smaller maps."""
+    side = min(7, *a.shape)
+    if side < 3:
+        raise ValueError(f"Got maps of {a.shape}; SSIM needs at least 3 × 3 pixels.")
+    window = side - (side + 1) % 2
+    return float(structural_similarity(a, b, data_range=1.0, win_size=window))
 
 
 def correlation(a: Array, b: Array) -> float:
@@ -162,51 +273,142 @@ def _same_shape(values: Array, mask: Array) -> Array:
 
 def bootstrap_interval(
     values: Array, groups: Array, *, samples: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
+) -> Interval:
     """Percentile interval of a mean when whole groups (images) are drawn again with replacement.
 
     values: (n,) numbers; groups: (n,) the image of each. Raises ValueError where there is nothing.
     """
-    sums, counts = _by_group(values, groups)
-    drawn = _draws(len(sums), samples, seed)
-    means = (drawn @ sums) / (drawn @ counts)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    values = np.asarray(values, float)
+    if values.ndim != 1:
+        raise ValueError(f"Got values {values.shape}; expected a list of numbers.")
+    rows = np.stack([values, np.ones_like(values)], 1)
+    return bootstrap_sums(
+        rows, groups, lambda sums: sums[:, 0] / sums[:, 1], samples=samples, level=level, seed=seed
+    )
+
+
+def macro_mean(values: Array, classes: Array) -> float:
+    """Mean over classes of the means of their values: every class weighs alike."""
+    sums, counts = _by_class(values, classes)
+    return float((sums.sum(0) / counts.sum(0)).mean())
+
+
+def macro_interval(values: Array, classes: Array, groups: Array, **bootstrap: Any) -> Interval:
+    """Bootstrap interval of `macro_mean` over images; a sample's missing classes are left out."""
+    sums, counts = _by_class(values, classes)
+
+    def statistic(drawn: Array) -> Array:
+        total, count = drawn[:, 0], drawn[:, 1]
+        means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+        found: Array = means.sum(1) / (count > 0).sum(1)
+        return found
+
+    return bootstrap_sums(np.stack([sums, counts], 1), groups, statistic, **bootstrap)
+
+
+def _by_class(values: Array, classes: Array) -> tuple[Array, Array]:
+    names, index = np.unique(np.asarray(classes), return_inverse=True)
+    counts = np.eye(len(names))[index]
+    return np.asarray(values, float)[:, None] * counts, counts
+
+
+def median_interval(
+    values: Array, groups: Array, *, samples: int = 2000, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Bootstrap interval of a median when whole images are drawn again.
+
+    values, groups: as for `bootstrap_interval`. Between two middle values the lower one counts.
+    """
+    values, index, count = _grouped(values, groups)
+    order = np.argsort(values, kind="stable")
+    drawn = _draws(count, samples, seed)
+    medians = np.empty(samples)
+    for i, weights in enumerate(drawn):
+        weight = np.cumsum(weights[index[order]])
+        medians[i] = values[order[np.searchsorted(weight, weight[-1] / 2)]]
+    return _percentiles(medians, level)
+
+
+def bootstrap_sums(
+    rows: Array,
+    groups: Array,
+    statistic: Callable[[Array], Array],
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of whatever is computed from sums over rows, images drawn again.
+
+    rows: (n, ...) numbers; groups: (n,) the image of each; statistic: from (samples, ...) sums to
+    (samples,) numbers. Raises ValueError where there is nothing.
+    """
+    rows, index, count = _grouped(rows, groups)
+    sums = np.zeros((count, *rows.shape[1:]))
+    np.add.at(sums, index, rows)
+    flat = sums.reshape(count, -1)
+    found = [
+        statistic((drawn @ flat).reshape(-1, *rows.shape[1:]))
+        for drawn in np.array_split(_draws(count, samples, seed), max(1, flat.shape[1] // 200))
+    ]
+    return _percentiles(np.concatenate(found), level)
 
 
 def paired_difference(
     a: Array, b: Array, groups: Array, *, samples: int = 2000, seed: int = 0
 ) -> dict[str, float]:
-    """Mean of a − b with its 95 % interval over images, and a sign-flip p-value.
+    """Mean of a − b with its 95 % interval over images, and p-values of two paired tests.
 
-    a, b: (n,) scores of two methods on the same questions; groups: (n,) the image of each. Under
-    the null hypothesis the sign of each image's summed difference is arbitrary.
+    a, b: (n,) scores of two methods on the same questions; groups: (n,) the image of each. p: under
+    the null hypothesis the sign of each image's summed difference is arbitrary; wilcoxon: of the
+    signed ranks of the images' sums (scipy), 1 where all differences are 0.
     """
     difference = np.asarray(a, float) - np.asarray(b, float)
     low, high = bootstrap_interval(difference, groups, samples=samples, seed=seed)
-    sums, _ = _by_group(difference, groups)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (samples, len(sums)))
+    _, index, count = _grouped(difference, groups)
+    sums = np.bincount(index, difference, minlength=count)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (samples, count))
     extreme = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12
     return {
         "difference": float(difference.mean()),
         "low": low,
         "high": high,
         "p": float((1 + extreme.sum()) / (1 + samples)),
+        "wilcoxon": float(stats.wilcoxon(sums).pvalue) if sums.any() else 1.0,
     }
 
 
-def _by_group(values: Array, groups: Array) -> tuple[Array, Array]:
+def holm(p: Sequence[float] | Array) -> Array:
+    """Holm's correction: p-values (n,) of n tests made together, none above 1.
+
+    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    values = np.asarray(p, float)
+    order = np.argsort(values, kind="stable")
+    steps = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def _grouped(values: Array, groups: Array) -> tuple[Array, Array, int]:
+    """The values as floats, the number of each one's group, and how many groups there are."""
     values, groups = np.asarray(values, float), np.asarray(groups)
-    if values.shape != groups.shape or values.ndim != 1 or not len(values):
+    if values.shape[:1] != groups.shape or not len(values):
         raise ValueError(
             f"Got values {values.shape} and groups {groups.shape}; expected two lists of one "
             "length, not empty."
         )
-    _, index = np.unique(groups, return_inverse=True)
-    return np.bincount(index, values), np.bincount(index).astype(float)
+    names, index = np.unique(groups, return_inverse=True)
+    return values, index, len(names)
 
 
 def _draws(groups: int, samples: int, seed: int) -> Array:
     """How often each group is drawn in each sample: (samples, groups)."""
     shares = np.full(groups, 1 / groups)
     return np.random.default_rng(seed).multinomial(groups, shares, samples).astype(float)
+
+
+def _percentiles(found: Array, level: float) -> Interval:
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

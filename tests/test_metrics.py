@@ -126,3 +126,144 @@ def test_sign_flip_p_is_exact_for_few_images():
     """Three images with equal gains: 2 of the 8 sign patterns are as extreme."""
     found = m.paired_difference(np.ones(3), np.zeros(3), np.arange(3), samples=20_000)
     assert found["p"] == pytest.approx(2 / 8, abs=0.01)
+
+
+def test_wilcoxon_and_holm(rng):
+    from scipy.stats import wilcoxon
+
+    a, b = rng.normal(0.3, 1, 60), np.zeros(60)
+    found = m.paired_difference(a, b, np.arange(60))
+    assert found["wilcoxon"] == pytest.approx(wilcoxon(a).pvalue)
+    assert m.paired_difference(b, b, np.arange(60))["wilcoxon"] == 1
+    np.testing.assert_allclose(m.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(m.holm([0.9, 0.8]), [1, 1])
+
+
+def test_ious_at_thresholds_of_steps():
+    """A small hot square in a large warm one, and a separate warm speck."""
+    values = np.zeros((20, 20))
+    values[2:12, 2:12] = 0.5
+    values[4:8, 4:8] = 1
+    values[16:18, 16:18] = 0.5
+    thresholds = (0.25, 0.5, 0.75, 1.0)
+    inner, outer, speck = (4, 4, 8, 8), (2, 2, 12, 12), (16, 16, 18, 18)
+    rule = "largest_component"
+    find = m.ious_at_thresholds
+    np.testing.assert_allclose(find(values, [inner], thresholds, rule=rule), [0.16, 0.16, 1, 1])
+    np.testing.assert_allclose(find(values, [outer], thresholds, rule=rule), [1, 1, 0.16, 0.16])
+    np.testing.assert_allclose(find(values, [speck], thresholds, rule=rule), 0)
+    np.testing.assert_allclose(find(values, [speck], thresholds), [1, 1, 0, 0])
+    np.testing.assert_allclose(find(values * 0, [speck], thresholds), 0)
+    ious = np.stack([find(values, [box], thresholds) for box in (inner, outer, inner)])
+    assert m.max_box_acc(ious) == (pytest.approx(2 / 3), 2)  # at the known threshold 0.75
+
+
+def test_max_box_acc_interval(rng):
+    ious = rng.random((300, 5)) * [0.2, 0.6, 1.0, 0.8, 0.4]
+    low, high = m.max_box_acc_interval(ious, np.arange(300), deltas=[0.5])
+    share, best = m.max_box_acc(ious)
+    assert best == 2
+    half = 1.96 * np.sqrt(share * (1 - share) / 300)
+    assert (low, high) == (
+        pytest.approx(share - half, abs=0.015),
+        pytest.approx(share + half, abs=0.015),
+    )
+    low, high = m.max_box_acc_interval(ious, np.arange(300))
+    assert low < m.max_box_acc_v2(ious) < high
+
+
+def test_average_precision_equals_scikit_learn(rng):
+    reference = pytest.importorskip("sklearn.metrics").average_precision_score
+    values = rng.integers(0, 20, (25, 30)) / 20  # many ties
+    mask = rng.random((25, 30)) < 0.2 + values / 2
+    counts = m.pixel_counts(values, mask, bins=20)
+    assert counts.sum() == 750
+    assert m.average_precision(counts) == pytest.approx(
+        reference(mask.ravel(), values.ravel()), abs=1e-12
+    )
+
+
+def test_maps_at_the_limits():
+    mask = np.zeros((10, 10), bool)
+    mask[2:5, 2:7] = True
+    cases = {"perfect": mask * 1.0, "inverted": 1 - mask, "flat": np.zeros((10, 10))}
+    ap = {name: m.pixel_average_precision([(v, mask)]) for name, v in cases.items()}
+    assert ap == {
+        "perfect": pytest.approx(1),
+        "inverted": pytest.approx(0.15),  # all true pixels come last, with all the others
+        "flat": pytest.approx(0.15),
+    }
+    energy = [m.energy_inside(v, mask) for v in cases.values()]
+    assert energy == [1, 0, 0]
+    assert [m.pointing_hit(v, mask, tolerance=0) for v in cases.values()] == [True, False, False]
+    assert [m.mask_iou(v, mask) for v in cases.values()] == [1, 0, 0]
+    pixel = np.zeros((10, 10))
+    pixel[3, 3] = 1
+    assert m.pixel_average_precision([(pixel, mask)]) == pytest.approx(1 / 15 + 14 / 15 * 0.15)
+    assert m.energy_inside(pixel, mask) == 1
+    assert m.total_variation(pixel) == 4
+
+
+def test_pixel_average_precision_interval(rng):
+    pairs = [(rng.random((8, 8)), rng.random((8, 8)) < 0.3) for _ in range(40)]
+    counts = np.stack([m.pixel_counts(v, k, bins=50) for v, k in pairs])
+    low, high = m.pixel_average_precision_interval(counts, np.arange(40), samples=400)
+    whole = m.pixel_average_precision(pairs, bins=50)
+    assert low < whole < high
+    draws = np.random.default_rng(1).integers(0, 40, (400, 40))
+    slow = [m.pixel_average_precision([pairs[i] for i in d], bins=50) for d in draws]
+    np.testing.assert_allclose([low, high], np.quantile(slow, [0.025, 0.975]), atol=0.015)
+
+
+def test_center_is_a_blind_guess():
+    mask = np.zeros((100, 60), bool)
+    mask[50, 45] = True  # 15 to the right of the middle
+    assert m.center_hit(mask)
+    assert not m.center_hit(mask, tolerance=14.9)
+    assert not m.center_hit(mask & False)
+
+
+def test_area_under():
+    assert m.area_under([0, 1]) == 0.5
+    assert m.area_under([1, 1, 1, 1]) == 1
+    assert m.area_under([0, 4, 2]) == pytest.approx(np.trapezoid([0, 4, 2], [0, 0.5, 1]))
+    with pytest.raises(ValueError, match="two"):
+        m.area_under([1])
+
+
+def test_rank_correlation_and_ssim(rng):
+    from scipy.stats import spearmanr
+
+    a, b = rng.random((2, 12, 15))
+    assert m.rank_correlation(a, b) == pytest.approx(spearmanr(a.ravel(), b.ravel())[0])
+    assert m.rank_correlation(a, a**3) == pytest.approx(1)
+    assert m.rank_correlation(a, -a) == pytest.approx(-1)
+    assert m.rank_correlation(a, np.ones_like(a)) == 0
+    assert m.similarity(a, a) == pytest.approx(1)
+    assert m.similarity(a, 1 - a) < 0
+    assert m.similarity(a[:3, :4], a[:3, :4]) == pytest.approx(1)
+    with pytest.raises(ValueError, match="3 × 3"):
+        m.similarity(a[:2], b[:2])
+
+
+def test_macro_mean_weighs_classes_alike(rng):
+    values, classes = np.array([1, 1, 1, 0.0]), np.array(["a", "a", "a", "b"])
+    assert m.macro_mean(values, classes) == 0.5
+    values, classes = rng.random(200), rng.choice(list("abc"), 200, p=[0.8, 0.15, 0.05])
+    images = np.repeat(np.arange(50), 4)
+    low, high = m.macro_interval(values, classes, images)
+    draws = np.random.default_rng(5).integers(0, 50, (1000, 50))
+    slow = []
+    for drawn in draws:
+        rows = (4 * drawn[:, None] + np.arange(4)).ravel()
+        slow.append(np.mean([values[rows][classes[rows] == c].mean() for c in set(classes[rows])]))
+    np.testing.assert_allclose([low, high], np.quantile(slow, [0.025, 0.975]), atol=0.02)
+
+
+def test_median_interval(rng):
+    values, images = rng.random(150), np.repeat(np.arange(50), 3)
+    low, high = m.median_interval(values, images)
+    draws = np.random.default_rng(5).integers(0, 50, (2000, 50))
+    slow = [np.median(values.reshape(50, 3)[drawn]) for drawn in draws]
+    np.testing.assert_allclose([low, high], np.quantile(slow, [0.025, 0.975]), atol=0.02)
+    assert m.median_interval(np.array([0.0, 1, 9]), np.zeros(3)) == (1, 1)
