@@ -30,15 +30,19 @@ SCHEMA = pa.schema(
 class Parts:
     """Collects rows; inside `with`, keeps them as part-*.parquet files in a folder.
 
-    folder: None keeps rows in memory only; run: what all rows share (weights, preset, version).
+    folder: None keeps rows in memory only; run: what all rows share (weights, preset, version);
+    schema: of the rows, by default those of an evaluation.
     Rows of earlier parts are read first. A part is written to a temporary file and renamed. If the
     disk is full the rows stay in memory, with a warning, and are written with the next part.
     Raises ValueError for a folder that holds another run.
     """
 
-    def __init__(self, folder: Path | str | None, run: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path | str | None, run: dict[str, str], *, schema: pa.Schema = SCHEMA
+    ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.run = run
+        self.schema = schema
         self._earlier: list[Row] = []
         self._written: list[Row] = []
         self._waiting: list[Row] = []
@@ -76,7 +80,7 @@ class Parts:
             return
         name = f"part-{uuid.uuid4().hex[:12]}.parquet"
         partial = self.folder / (name + ".partial")
-        schema = SCHEMA.with_metadata({RUN: json.dumps(self.run).encode()})
+        schema = self.schema.with_metadata({RUN: json.dumps(self.run).encode()})
         try:
             pq.write_table(pa.Table.from_pylist(self._waiting, schema=schema), partial)
             partial.rename(self.folder / name)
