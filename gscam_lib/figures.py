@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,3 +163,96 @@ def write_index(folder: Path = FOLDER) -> Path:
     index = folder / "README.md"
     index.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return index
+
+
+# ---------------------------------------------------------------- for the notebooks
+
+
+def grid(
+    rows: Sequence[tuple[np.ndarray[Any, Any], Sequence[Heatmap]]],
+    boxes: Sequence[Sequence[Box | None]],
+    truths: Sequence[Sequence[Sequence[float]]],
+    *,
+    titles: Sequence[str],
+    ious: Sequence[Sequence[float]],
+    side: float = 1.75,
+) -> Figure:
+    """Scenes × methods: each photo with its true boxes (white), then a heatmap for each method.
+
+    rows: (photo, heatmaps) of each scene; boxes: one for each heatmap (cyan), None where there is
+    none; truths: the true boxes of each scene; titles: above the columns; ious: below each heatmap,
+    bold from 0.5 on.
+    """
+    height, width = rows[0][0].shape[:2]
+    columns = len(rows[0][1]) + 1
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(side * columns, (side * height / width + 0.22) * len(rows) + 0.2),
+        layout="constrained",
+        squeeze=False,
+    )
+    for i, (photo, heats) in enumerate(rows):
+        show_photo(photo, ax=axes[i, 0])
+        for true in truths[i]:
+            draw_box(true, color=TRUTH_COLOR, ax=axes[i, 0])
+        axes[i, 0].text(0, -0.05, heats[0].prompt, transform=axes[i, 0].transAxes, va="top")
+        for ax, heat, box, iou in zip(axes[i, 1:], heats, boxes[i], ious[i], strict=True):
+            show_heatmap(photo, heat, box=box, truth=truths[i], ax=ax).set_title("")
+            weight = "bold" if iou >= 0.5 else "normal"
+            ax.text(0, -0.05, f"IoU {iou:.2f}", transform=ax.transAxes, va="top", weight=weight)
+    for ax, title in zip(axes[0], ["scene", *titles], strict=True):
+        ax.set_title(title)
+    return figure
+
+
+def intervals(
+    labels: Sequence[str],
+    means: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    *,
+    highlight: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Means with their intervals as points on lines, the first label on top.
+
+    labels, means, lows, highs: one of each for a row; highlight: the label drawn in another colour.
+    """
+    ax = plt.subplots(layout="constrained")[1] if ax is None else ax
+    for y, (name, mean, low, high) in enumerate(zip(labels, means, lows, highs, strict=True)):
+        color = "C4" if name == highlight else "C0"
+        ax.plot([low, high], [y, y], color=color, lw=2.5, solid_capstyle="round", alpha=0.55)
+        ax.plot(mean, y, "o", color=color, ms=7)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.grid(axis="x", color="#DDDDDD", lw=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
+def verdict(what: str, found: Mapping[str, float]) -> str:
+    """One sentence on a paired difference: its mean, its interval, and whether that leaves out 0.
+
+    what: such as "gScoreCAM − Grad-CAM, IoU"; found: difference, low and high, as `gs.compare`
+    gives them.
+    """
+    low, high = found["low"], found["high"]
+    if low > 0 or high < 0:
+        says = f"the first is {'higher' if low > 0 else 'lower'}, the interval leaves out 0"
+    else:
+        says = "not decided, the interval includes 0"
+    return f"{what}: {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}], {says}"
+
+
+def environment(*models: Any) -> str:
+    """What a notebook was run with: Python, packages, and the weights of each model."""
+    packages = ("torch", "open_clip_torch", "timm", "numpy", "pillow", "scikit-image", "matplotlib")
+    parts = [f"{name} {version(name)}" for name in ("gscam_lib", *packages)]
+    lines = [f"Python {platform.python_version()}; {', '.join(parts)}"]
+    lines += [
+        f"{m.name}: {m.channels} channels at '{m.layer.name}', input {m.input_size} px, "
+        f"weights {m.weights_sha}"
+        for m in models
+    ]
+    return "\n".join(lines)

@@ -65,3 +65,40 @@ def test_the_readers_settings_stay(photo, heat):
     with figures.style():
         figures.show_heatmap(photo, heat)
     assert dict(mpl.rcParams) == before
+
+
+def test_grid_of_scenes_and_methods(photo, heat):
+    figure = figures.grid(
+        [(photo, [heat, heat])],
+        [[(30, 10, 50, 20), None]],
+        [[(30, 10, 50, 22)]],
+        titles=["one", "two"],
+        ious=[[0.83, 0.0]],
+    )
+    texts = [text for ax in figure.axes for text in ax.texts]
+    assert [t.get_text() for t in texts] == ["a cat", "IoU 0.83", "IoU 0.00"]
+    assert [t.get_weight() for t in texts] == ["normal", "bold", "normal"]
+    assert len(figure.axes[1].patches) == 4  # truth and box, each with its rim
+    assert len(figure.axes[2].patches) == 2
+
+
+def test_intervals_are_drawn_where_they_are():
+    ax = figures.intervals(["a", "b"], [0.2, 0.5], [0.1, 0.4], [0.3, 0.6], highlight="b")
+    assert [list(line.get_xdata()) for line in ax.lines[::2]] == [[0.1, 0.3], [0.4, 0.6]]
+    assert ax.lines[0].get_color() != ax.lines[2].get_color()
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [(0.1, 0.3, "higher"), (-0.3, -0.1, "lower"), (-0.1, 0.3, "not decided")],
+)
+def test_verdicts_follow_the_interval(low, high, says):
+    found = {"difference": (low + high) / 2, "low": low, "high": high, "p": 0.5}
+    assert says in figures.verdict("a − b", found)
+
+
+def test_environment_names_packages_and_weights(resnet):
+    text = figures.environment(resnet)
+    assert "torch " in text
+    assert resnet.weights_sha in text
