@@ -1,0 +1,227 @@
+"""Does a heatmap show what the model uses? Insertion, deletion, and randomized weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gscam_lib.clip import Model
+from gscam_lib.heatmaps import heatmap
+from gscam_lib.metrics import rank_correlation, similarity
+from gscam_lib.photo import ImageLike
+from gscam_lib.prompts import Prompt, as_target
+from gscam_lib.trace import BATCH_SIZE, Trace
+
+# ---------------------------------------------------------------- insertion and deletion
+
+
+def insertion(
+    trace: Trace,
+    prompt: Prompt,
+    values: np.ndarray[Any, Any],
+    *,
+    step: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray[Any, Any]:
+    """Scores while the hottest pixels come first into the blurred photo: (steps + 1,).
+
+    values: a heatmap's, of any size; step: pixels of the S × S input that change at a time (None:
+    S, as in RISE). The scores are logits, or probabilities for targets held against distractors.
+    `metrics.area_under` gives the AUC: the higher, the better. The blur is 11 × 11, σ = 5, on the
+    preprocessed pixels. Petsiuk et al., RISE, BMVC 2018.
+    """
+    return _curve(trace, prompt, values, _blurred(trace.pixels), trace.pixels, step, batch_size)
+
+
+def deletion(
+    trace: Trace,
+    prompt: Prompt,
+    values: np.ndarray[Any, Any],
+    *,
+    step: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray[Any, Any]:
+    """Scores while the hottest pixels go first, to the mean colour: (steps + 1,); lower is better.
+
+    values, step and scores: as for `insertion`. Petsiuk et al., RISE, BMVC 2018.
+    """
+    empty = torch.zeros_like(trace.pixels)
+    return _curve(trace, prompt, values, trace.pixels, empty, step, batch_size)
+
+
+def _curve(
+    trace: Trace,
+    prompt: Prompt,
+    values: np.ndarray[Any, Any],
+    before: Tensor,
+    after: Tensor,
+    step: int | None,
+    batch_size: int,
+) -> np.ndarray[Any, Any]:
+    size = trace.model.input_size
+    step = size if step is None else step
+    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= size * size:
+        raise ValueError(f"Got step={step!r}; expected a number of pixels from 1 to {size * size}.")
+    place = _places(values, size).to(trace.pixels.device)
+    count = -(-size * size // step)
+
+    def copies(indices: range) -> Tensor:
+        shown = torch.tensor(indices, device=place.device)[:, None, None, None] * step
+        return torch.where(place < shown, after, before)
+
+    embeddings = trace.embed_copies(copies, count + 1, batch_size=batch_size)
+    scores = trace.model.scores(embeddings, prompt)
+    scores = scores.exp() if as_target(prompt).against else scores
+    return np.asarray(scores.cpu().numpy(), dtype=np.float64)
+
+
+def _places(values: np.ndarray[Any, Any], size: int) -> Tensor:
+    """The place of each pixel of the input in the order of the heat, hottest 0: (S, S).
+
+    Where pixels are equally hot the order is arbitrary but fixed, and follows no direction.
+    """
+    image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
+    heat = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).ravel()
+    shuffled = np.random.default_rng(0).permutation(heat.size)
+    order = shuffled[np.argsort(-heat[shuffled], kind="stable")]
+    place = np.empty(heat.size, dtype=np.int64)
+    place[order] = np.arange(heat.size)
+    return torch.from_numpy(place.reshape(size, size))
+
+
+def _blurred(pixels: Tensor) -> Tensor:
+    """(3, S, S) blurred by a Gaussian, σ = 5, cut to 11 × 11."""
+    x = torch.arange(-5, 6).to(pixels)
+    kernel = (-0.5 * (x / 5) ** 2).softmax(0)
+    padded = F.pad(pixels[:, None], (5,) * 4, mode="reflect")
+    across = F.conv2d(padded, kernel[None, None, None, :])
+    return F.conv2d(across, kernel[None, None, :, None])[:, 0]
+
+
+# ---------------------------------------------------------------- randomized weights
+
+
+@dataclass(frozen=True)
+class Randomized:
+    """How alike a map stays when weights are randomized, from the top down to one stage.
+
+    stage: the last one randomized; rank_correlation: Spearman's; ssim: of the two heatmaps; flat:
+    the randomized model gives no map, and both are 0.
+    """
+
+    stage: str
+    image: int
+    prompt: str
+    method: str
+    rank_correlation: float
+    ssim: float
+    flat: bool
+
+
+def randomization_check(
+    model: Model,
+    questions: Sequence[tuple[ImageLike, str]],
+    methods: Sequence[str] = ("gscorecam", "gradcam"),
+    *,
+    k: int | None = None,
+    seed: int = 0,
+) -> list[Randomized]:
+    """Compare heatmaps with those of the same model, its image tower randomized stage by stage.
+
+    questions: photos and prompts; k: for methods that rank channels. A method whose maps stay alike
+    shows the photo and not what the model has learned. Adebayo et al., Sanity Checks for Saliency
+    Maps, NeurIPS 2018 (cascading randomization).
+    """
+    options = {m: {} if k is None or not _takes_k(m) else {"k": k} for m in methods}
+    found, original = [], {}
+    for stage, changed in [("", model), *cascade(model, seed=seed)]:
+        for i, (image, prompt) in enumerate(questions):
+            trace = changed.trace(image)
+            for method in methods:
+                heat = heatmap(trace, prompt, method, **options[method])
+                if stage == "":
+                    original[i, method] = heat.values
+                    continue
+                pair = original[i, method], heat.values
+                alike = (0.0, 0.0) if heat.flat else (rank_correlation(*pair), similarity(*pair))
+                found.append(Randomized(stage, i, prompt, method, *alike, heat.flat))
+    return found
+
+
+def cascade(model: Model, *, seed: int = 0) -> Iterator[tuple[str, Model]]:
+    """Copies of a model whose image tower is random from the top down to a stage, and its name.
+
+    The model itself is not touched. Weights are drawn from a normal distribution with the mean and
+    deviation of the trained tensor; vectors (biases, norms) are shuffled. One copy is changed
+    further and further: use each before taking the next.
+    """
+    network = copy.deepcopy(model.network)
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameters in stages(network.visual):
+        for parameter in parameters:
+            parameter.data.copy_(_redrawn(parameter.detach(), generator))
+        changed = Model(
+            network, model.tokenizer, name=f"{model.name}, random from the top to {name}",
+            layer=model.layer.name, vocabulary=model.vocabulary,
+        )  # fmt: skip
+        yield name, changed
+
+
+def _redrawn(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    values = tensor.cpu().float()
+    if values.ndim < 2 or values.numel() < 2:
+        return values.flatten()[torch.randperm(values.numel(), generator=generator)].view_as(values)
+    noise = torch.randn(values.shape, generator=generator)
+    return values.mean() + values.std() * noise
+
+
+WRAPPERS = {"trunk", "transformer", "blocks", "resblocks"}
+
+
+def stages(visual: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
+    """Stages of an image tower from its output to its input: names and parameters, each once.
+
+    A stage is a block, a layer of blocks, or neighbouring simple modules. The projection comes
+    first and position embeddings last.
+    """
+    found: list[tuple[str, list[nn.Parameter]]] = []
+    simple = False  # whether the last stage is of simple modules, to which the next is added
+    for name, module in _units(visual, ""):
+        parameters = list(module.parameters())
+        if not parameters:
+            continue
+        alone = not any(True for child in module.children() for _ in child.parameters())
+        if alone and simple:
+            found[-1][1].extend(parameters)
+        else:
+            found.append((name, parameters))
+        simple = alone
+    taken = {id(p) for _, parameters in found for p in parameters}
+    rest = {name: p for name, p in visual.named_parameters() if id(p) not in taken}
+    projection = [rest.pop("proj")] if "proj" in rest else []
+    first = [("embeddings", list(rest.values()))] if rest else []
+    last = [("proj", projection)] if projection else []
+    return [*first, *found, *last][::-1]
+
+
+def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """Parts of a tower in the order of its definition, wrappers opened."""
+    for name, child in module.named_children():
+        if name in WRAPPERS:
+            yield from _units(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
+
+
+def _takes_k(method: str) -> bool:
+    from gscam_lib.methods import METHODS
+
+    return "k" in METHODS[method].options
