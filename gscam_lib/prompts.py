@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,59 @@ def check_prompt(prompt: str) -> str:
 
 def _sentences(prompts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(map(check_prompt, [prompts] if isinstance(prompts, str) else prompts))
+
+
+# ---------------------------------------------------------------- forms of a prompt
+
+FORMS: dict[str, str] = {
+    "name": "{}",
+    "article": "{a}",
+    "photo": "a photo of {a}",
+    "the": "a photo of the {}",
+    "close-up": "a close-up photo of {a}",
+    "small": "a photo of a small {}",
+    "many": "a photo of many {}",
+}
+"""Forms of a prompt: {} stands for the name, {a} for the name with its article."""
+
+
+def fill(form: str, name: str) -> str:
+    """The prompt for a name: {} is the name, {a} the name with its article.
+
+    Raises ValueError for a form without either.
+    """
+    if "{}" not in form and "{a}" not in form:
+        raise ValueError(f"Got the form {form!r}; expected {{}} or {{a}} where the name goes.")
+    name = check_prompt(name)
+    return form.replace("{a}", with_article(name)).replace("{}", name)
+
+
+def fill_all(name: str, forms: Iterable[str] = tuple(FORMS.values())) -> tuple[str, ...]:
+    """The prompts for a name in several forms: candidates, or a Target's templates."""
+    return tuple(fill(form, name) for form in forms)
+
+
+def with_article(name: str) -> str:
+    """The name with "a" or "an", by its first letter; "skis" and "scissors" come in pairs."""
+    if name in ("skis", "scissors"):
+        return f"a pair of {name}"
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def best_prompt(candidates: Sequence[str], logits: Sequence[Sequence[float]] | Any) -> str:
+    """The candidate whose mean logit is highest, the first of equals.
+
+    logits: (images, candidates). Raises ValueError where they do not fit. Chen et al., gScoreCAM,
+    ACCV 2022.
+    """
+    rows = [list(map(float, row)) for row in logits]
+    if not rows or not candidates or {len(row) for row in rows} != {len(candidates)}:
+        raise ValueError(
+            f"Got {len(candidates)} candidates and logits of {len(rows)} images; expected one "
+            "logit for each candidate and image, and at least one of both."
+        )
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    return candidates[means.index(max(means))]
 
 
 # ---------------------------------------------------------------- closed vocabularies

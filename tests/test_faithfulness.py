@@ -18,6 +18,7 @@ def resnet_trace(resnet, photo):
     return resnet.trace(photo)
 
 
+@torch.no_grad()
 def test_curves_equal_a_plain_loop(resnet_trace):
     """One pixel after the other by hand, on the input's own grid; any batch size."""
     size, step = resnet_trace.model.input_size, 1000
