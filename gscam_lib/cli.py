@@ -288,6 +288,44 @@ def doctor() -> None:
         typer.echo(f"extra {extra}: {'here' if here else 'missing'}{hint}")
 
 
+@app.command()
+def benchmark(
+    out: Annotated[Path, typer.Argument(help="Folder for rows and tables; resumes.")],
+    dataset: Annotated[str, typer.Option(help="As for `gscam evaluate`.")] = "multi",
+    root: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")] = None,
+    models: Annotated[str, typer.Option(help="Comma-separated.")] = "mini-rn,photo-lite",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated; all that fit the model if left out.")
+    ] = "",
+    skip: Annotated[str, typer.Option(help="Methods left out, comma-separated.")] = "",
+    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
+    sensitivity_images: Annotated[
+        int, typer.Option(help="Images on which maps of different prompts are compared.")
+    ] = 30,
+    preset: Annotated[str, typer.Option(help="clean or paper.")] = "clean",
+) -> None:
+    """Make the table of all methods and controls, for each model, with 95 % intervals."""
+    import gscam_lib as gs
+    from gscam_lib import analyses
+
+    try:
+        pairs = list(_examples(dataset, root, annotations))
+        for name in models.split(","):
+            clip = gs.load_model(name)
+            known = gs.known_examples(clip, pairs)
+            chosen = methods.split(",") if methods else analyses.methods_for(clip)
+            wanted = [m for m in chosen if m not in skip.split(",")]
+            folder = out / name.replace("/", "-").lstrip("-.")
+            found = analyses.benchmark(
+                clip, known, wanted, out=folder, limit=limit, preset=preset,
+                sensitivity_images=sensitivity_images, progress=True,
+            )  # fmt: skip
+            typer.echo(analyses.write_benchmark(found, folder))
+    except (ValueError, OSError) as error:
+        _fail(error)
+
+
 def _first_line(card: Path) -> str:
     lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
     return next((line for line in lines if line and not line.startswith("#")), "")

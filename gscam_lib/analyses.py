@@ -1,0 +1,492 @@
+"""Tables from rows: per method, per number of classes, size, k, prompt; beside what is published.
+
+Rows are those of `evaluate` (one for each question and method) or of `measure` (one for each
+measure). Intervals are bootstrap 95 % intervals over images. A table's `origin` says whose numbers
+a line holds; published ones carry their tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from gscam_lib import metrics
+from gscam_lib.clip import Model
+from gscam_lib.datasets.example import Example
+from gscam_lib.evaluation import Preset, evaluate
+from gscam_lib.measures import BINS, measure
+from gscam_lib.methods import METHODS
+
+QUESTION = ["source", "image_id", "category", "prompt"]
+CLASS_BINS = {"1–3": (1, 3), "4–6": (4, 6), "7–9": (7, 9), "10 and more": (10, np.inf)}
+
+# ---------------------------------------------------------------- what is published
+
+TAGS = {
+    "P": "published, as printed",
+    "C": "read from the authors' released code",
+    "D": "derived from a released plot file",
+}
+PAPER = "Chen et al. 2022, COCO val2017, RN50x16 (HilaCAM: ViT-B/32)"
+
+
+def _published() -> pd.DataFrame:
+    bins = ("1–3", "4–6", "7–9")
+    means = {
+        "gscorecam": (0.350, 0.279, 0.248), "scorecam": (0.357, 0.276, 0.241),
+        "gradcam": (0.241, 0.179, 0.166), "hilacam": (0.310, 0.212, 0.165),
+    }  # fmt: skip
+    medians = {
+        "gscorecam": (0.345, 0.210, 0.145), "scorecam": (0.339, 0.188, 0.117),
+        "gradcam": (0.193, 0.100, 0.070), "hilacam": (0.273, 0.122, 0.061),
+    }  # fmt: skip
+    pairs = dict(zip(bins, (1150, 2790, 874), strict=True))
+    rows = [
+        (kind, method, b, pairs[b] if tag == "D" else None, value, tag)
+        for kind, found, tag in (("mean IoU", means, "D"), ("median IoU", medians, "P"))
+        for method, row in found.items()
+        for b, value in zip(bins, row, strict=True)
+    ]
+    rows.append(("hits", "gscorecam", "all", None, 0.2083, "C"))
+    return pd.DataFrame(rows, columns=["statistic", "method", "group", "pairs", "value", "tag"])
+
+
+PUBLISHED = _published()
+"""Published values: statistic, method, group ("all" or classes in the image), pairs, value, tag."""
+
+
+def published(groups: Iterable[str]) -> pd.DataFrame:
+    """Published values of these groups in the form of this library's tables.
+
+    A line for each method, group and tag; `origin` spells the tag out. Other settings than ours:
+    other weights, the whole of COCO, the released code's IoU.
+    """
+    chosen = PUBLISHED[PUBLISHED["group"].isin(list(groups))]
+    if chosen.empty:
+        return pd.DataFrame(columns=["origin", "method", "group"])
+    wide = chosen.pivot_table(
+        index=["tag", "method", "group"], columns="statistic", values="value", sort=False
+    )
+    pairs = chosen.groupby(["tag", "method", "group"])["pairs"].max()
+    wide = wide.join(pairs).reset_index()
+    origins = [f"{PAPER}: {TAGS[tag]} [{tag}]" for tag in wide.pop("tag")]
+    wide.insert(0, "origin", origins)
+    return wide.rename_axis(columns=None)
+
+
+# ---------------------------------------------------------------- rows to tables
+
+
+def summary(rows: pd.DataFrame, by: str | Sequence[Hashable] | pd.Series | None = None) -> Any:
+    """Boxes of each method, and of each group of rows: hits, IoU, pointing, with intervals.
+
+    rows: of `evaluate`, or `wide` rows; by: a column, or one value for each row, None for all rows
+    together. Columns: origin, method, group, pairs, images, hits (IoU ≥ 0.5) with low and high,
+    hits .3, hits .7, macro (mean over classes of the hits), mean IoU, median IoU, pointing, energy,
+    each with low and high where it has an interval, and errors (which count as misses).
+    """
+    groups = pd.Series("all", rows.index) if by is None else _as_groups(rows, by)
+    rows, groups = rows.reset_index(drop=True), groups.reset_index(drop=True)
+    lines = []
+    for (model, method), mine in rows.groupby(["model", "method"], sort=False):
+        for group, part in mine.groupby(groups[mine.index], sort=False, observed=True):
+            line = {"origin": f"ours: {model}", "method": method, "group": group}
+            lines.append(line | _boxes(part))
+    return pd.DataFrame(lines)
+
+
+def _as_groups(rows: pd.DataFrame, by: Any) -> pd.Series:
+    if isinstance(by, str):
+        return rows[by]
+    return by if isinstance(by, pd.Series) else pd.Series(list(by), rows.index)
+
+
+def _boxes(part: pd.DataFrame) -> dict[str, Any]:
+    images = (part["source"] + "/" + part["image_id"]).to_numpy()
+    iou, classes = part["iou"].to_numpy(float), part["category"].to_numpy()
+    hit = (iou >= 0.5).astype(float)
+    line: dict[str, Any] = {"pairs": len(part), "images": len(set(images))}
+    line |= interval("hits", hit.mean(), metrics.bootstrap_interval(hit, images))
+    line |= {f"hits .{d * 10:.0f}": float((iou >= d).mean()) for d in (0.3, 0.7)}
+    macro = metrics.macro_interval(hit, classes, images)
+    line |= interval("macro", metrics.macro_mean(hit, classes), macro)
+    line |= interval("mean IoU", iou.mean(), metrics.bootstrap_interval(iou, images))
+    line |= interval("median IoU", np.median(iou), metrics.median_interval(iou, images))
+    for name in ("pointing", "energy"):
+        if name in part:
+            values = part[name].to_numpy(float)
+            line |= interval(name, values.mean(), metrics.bootstrap_interval(values, images))
+    line["errors"] = int(part["error"].notna().sum()) if "error" in part else 0
+    return line
+
+
+def interval(name: str, value: float, bounds: metrics.Interval) -> dict[str, float]:
+    """A value and its interval as three columns."""
+    return {name: float(value), f"{name} low": bounds[0], f"{name} high": bounds[1]}
+
+
+def per_class(rows: pd.DataFrame) -> pd.DataFrame:
+    """The summary of each class: `group` is the category."""
+    return pd.DataFrame(summary(rows, "category"))
+
+
+def compare_all(
+    rows: pd.DataFrame, reference: str = "gscorecam", *, column: str = "iou"
+) -> pd.DataFrame:
+    """Every method against one, on the questions both answered.
+
+    Columns: method, against, pairs, difference (method − reference) with low and high, p (sign
+    flips over images), wilcoxon, and both corrected for the number of methods (Holm). Raises
+    ValueError where the reference has no rows.
+    """
+    table = rows.pivot_table(index=QUESTION, columns="method", values=column, aggfunc="mean")
+    if reference not in table:
+        raise ValueError(f"No rows of '{reference}'; there are {', '.join(table.columns)}.")
+    lines = []
+    for method in table.columns.drop(reference):
+        both = table[[method, reference]].dropna()
+        if both.empty:
+            continue
+        images = both.index.map(lambda key: f"{key[0]}/{key[1]}").to_numpy()
+        found = metrics.paired_difference(
+            both[method].to_numpy(), both[reference].to_numpy(), images
+        )
+        lines.append({"method": method, "against": reference, "pairs": len(both)} | found)
+    frame = pd.DataFrame(lines)
+    if not frame.empty:
+        for name in ("p", "wilcoxon"):
+            frame[f"{name} (Holm)"] = metrics.holm(frame[name].to_numpy())
+    return frame
+
+
+# ---------------------------------------------------------------- the paper's analyses
+
+
+def facts(dataset: Iterable[Example]) -> pd.DataFrame:
+    """What is true of each question: how many classes its image has, how large its object is.
+
+    Columns: source, image_id, category, prompt, classes, share (of the photo's area, of the largest
+    box). Give all examples of an image, also those whose class a model does not know.
+    """
+    rows, sizes = [], dict[tuple[str, str], int]()
+    for e in dataset:
+        key = e.source, e.image_id
+        if key not in sizes:
+            sizes[key] = e.mask.size if e.mask is not None else _area(e.image)
+        areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in e.boxes]
+        rows.append((*key, e.category, e.prompt, max(areas, default=0) / sizes[key]))
+    frame = pd.DataFrame(rows, columns=[*QUESTION, "share"])
+    counts = frame.groupby(["source", "image_id"])["category"].transform("nunique")
+    return frame.assign(classes=counts)
+
+
+def _area(image: Path | Image.Image) -> int:
+    if isinstance(image, Image.Image):
+        return image.width * image.height
+    with Image.open(image) as opened:  # reads the header only
+        return opened.width * opened.height
+
+
+def _with_facts(rows: pd.DataFrame, known: pd.DataFrame, column: str) -> pd.Series:
+    keys = ["source", "image_id", "category"]
+    values = known.drop_duplicates(keys).set_index(keys)[column]
+    found = values.reindex(pd.MultiIndex.from_frame(rows[keys]))
+    if found.isna().any():
+        raise ValueError(
+            f"{int(found.isna().sum())} of {len(rows)} rows are of questions that the facts do not "
+            "have. Make the facts from the data set that was evaluated."
+        )
+    return pd.Series(found.to_numpy(), rows.index)
+
+
+def by_classes(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """The summary by number of classes in the image, beside the published values.
+
+    rows: of `evaluate`; known: `facts` of its data set. Groups: 1–3, 4–6, 7–9, 10 and more.
+    """
+    classes = _with_facts(rows, known, "classes")
+    names = [next(n for n, (low, high) in CLASS_BINS.items() if low <= c <= high) for c in classes]
+    groups = pd.Series(pd.Categorical(names, list(CLASS_BINS), ordered=True), rows.index)
+    ours = summary(rows, groups)
+    order = ours["group"].map(list(CLASS_BINS).index)
+    return _beside(ours.iloc[np.lexsort([order, ours["method"]])], published(list(CLASS_BINS)))
+
+
+def by_size(
+    rows: pd.DataFrame, known: pd.DataFrame, *, edges: Sequence[float] | None = None
+) -> pd.DataFrame:
+    """The summary by the size of the object, the largest box's share of the photo, in five bins.
+
+    edges: inner edges of the bins; None takes bins of as many questions each. The paper's values
+    are not available.
+    """
+    share = _with_facts(rows, known, "share").astype(float)
+    inner = (
+        list(edges)
+        if edges is not None
+        else list(np.quantile(_once(rows, share), [0.2, 0.4, 0.6, 0.8]))
+    )
+    bounds = [0.0, *inner, 1.0]
+    names = [f"{100 * a:.3g}–{100 * b:.3g} %" for a, b in pairwise(bounds)]
+    index = np.searchsorted(inner, share.to_numpy(), side="left")
+    groups = pd.Categorical([names[i] for i in index], list(dict.fromkeys(names)), ordered=True)
+    table = summary(rows, pd.Series(groups, rows.index))
+    order = table["group"].map(names.index)
+    return table.iloc[np.lexsort([order, table["method"]])].reset_index(drop=True)
+
+
+def _once(rows: pd.DataFrame, values: pd.Series) -> pd.Series:
+    """One value for each question, however many methods answered it."""
+    return values[~rows[QUESTION].duplicated()]
+
+
+def by_k(rows: pd.DataFrame) -> pd.DataFrame:
+    """The summary by k of the methods that rank channels; rows of runs with different k."""
+    ranked = rows[rows["k"].notna()]
+    if ranked.empty:
+        raise ValueError("No rows with k; evaluate a method that ranks channels, e.g. gscorecam.")
+    return pd.DataFrame(summary(ranked, "k")).sort_values(["method", "group"], ignore_index=True)
+
+
+def by_form(rows: pd.DataFrame) -> pd.DataFrame:
+    """The summary by form of the prompt: "a photo of a {}" for a prompt that names its category."""
+    forms = [
+        prompt.lower().replace(category.lower(), "{}")
+        for prompt, category in zip(rows["prompt"], rows["category"], strict=True)
+    ]
+    return pd.DataFrame(summary(rows, forms))
+
+
+def by_ranking(measured: pd.DataFrame) -> pd.DataFrame:
+    """The summary by ranking rule: rows of `measure` with the variants of `rankings`.
+
+    The methods are the labels, such as "gscorecam, variance". Published values: not available.
+    """
+    return pd.DataFrame(summary(wide(measured)))
+
+
+def rankings(k: int | None = None, rules: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Variants of gScoreCAM for `measure`, one for each ranking rule of the paper, and random."""
+    used = rules or ("mean", "abs_mean", "max_abs", "variance", "random")
+    share = {} if k is None else {"k": k}
+    return {f"gscorecam, {r}": {"method": "gscorecam", "ranking": r, **share} for r in used}
+
+
+def runtime(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each method: for an image with all its prompts, and for a pair.
+
+    What a trace keeps serves later prompts and methods, so the order of methods matters; the
+    photo's own pass is not in it. Columns: seconds per image (median, 10 % and 90 % quantile),
+    seconds per pair (median).
+    """
+    good = rows[rows["error"].isna()]
+    image = good.groupby(["model", "method", "source", "image_id"], sort=False)["seconds"].sum()
+    by = image.groupby(level=["model", "method"], sort=False)
+    frame = pd.DataFrame({
+        "seconds per image": by.median(), "10 %": by.quantile(0.1), "90 %": by.quantile(0.9),
+        "seconds per pair": good.groupby(["model", "method"], sort=False)["seconds"].median(),
+    })  # fmt: skip
+    return frame.reset_index()
+
+
+def _beside(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    theirs = theirs[theirs["method"].isin(set(ours["method"]) | {"hilacam", "gradcam"})]
+    return ours if theirs.empty else pd.concat([ours, theirs], ignore_index=True)
+
+
+# ---------------------------------------------------------------- rows of measure
+
+
+def wide(measured: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `measure` with a column for each measure that is one number."""
+    single = measured[measured["values"].map(lambda v: v is not None and len(v) == 1)]
+    single = single.assign(value=single["values"].map(lambda v: v[0]))
+    keys = [*QUESTION, "method", "model"]
+    table = single.pivot_table(index=keys, columns="measure", values="value", sort=False)
+    return table.reset_index().rename_axis(columns=None)
+
+
+def scores(measured: pd.DataFrame) -> pd.DataFrame:
+    """Means of all measures that are one number, and of those over whole thresholds or pixels.
+
+    Columns: origin, method, then each measure with low and high: MaxBoxAcc (one region, δ = .5) and
+    MaxBoxAccV2 from "ious_largest" and "ious", PxAP from "pixels", and the plain means; errors.
+    """
+    lines = []
+    for (model, method), part in measured.groupby(["model", "method"], sort=False):
+        line: dict[str, Any] = {"origin": f"ours: {model}", "method": method}
+        for name, found in part.groupby("measure", sort=False):
+            whole = found[found["values"].notna()]
+            if len(whole):
+                images = (whole["source"] + "/" + whole["image_id"]).to_numpy()
+                values = np.stack([np.asarray(v, float) for v in whole["values"]])
+                line |= _score(str(name), values, images)
+        lines.append(line | {"errors": int(part["error"].notna().sum())})
+    return pd.DataFrame(lines)
+
+
+def _score(name: str, values: np.ndarray[Any, Any], images: np.ndarray[Any, Any]) -> dict[str, Any]:
+    if name == "ious_largest":
+        bounds = metrics.max_box_acc_interval(values, images, deltas=[0.5])
+        share, best = metrics.max_box_acc(values)
+        threshold = {"MaxBoxAcc threshold": metrics.THRESHOLDS[best]}
+        return interval("MaxBoxAcc", share, bounds) | threshold
+    if name == "ious":
+        bounds = metrics.max_box_acc_interval(values, images)
+        return interval("MaxBoxAccV2", metrics.max_box_acc_v2(values), bounds)
+    if name == "pixels":
+        counts = values.reshape(-1, 2, BINS)
+        bounds = metrics.pixel_average_precision_interval(counts, images)
+        return interval("PxAP", metrics.average_precision(counts.sum(0)), bounds)
+    return interval(name, values.mean(), metrics.bootstrap_interval(values[:, 0], images))
+
+
+# ---------------------------------------------------------------- the table of all methods
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """The table of all methods for one model and data set, and what it was made from.
+
+    table: a line for each method; rows: of `evaluate`; measured: of `measure` on the first images;
+    known: `facts`; about: model, weights, data.
+    """
+
+    table: pd.DataFrame
+    rows: pd.DataFrame
+    measured: pd.DataFrame
+    known: pd.DataFrame
+    about: str
+
+
+def methods_for(model: Model) -> list[str]:
+    """Names of the methods, controls included, that are defined for a model's image tower."""
+    return [m.name for m in METHODS.values() if model.tower in m.towers]
+
+
+def benchmark(
+    model: Model,
+    dataset: Sequence[Example],
+    methods: Sequence[str] | None = None,
+    *,
+    out: Path | str | None = None,
+    limit: int | None = None,
+    sensitivity_images: int = 30,
+    preset: str | Preset = "clean",
+    k: int | None = None,
+    progress: bool = False,
+) -> Benchmark:
+    """The table: hits at IoU ≥ .5, mean IoU, pointing, prompt sensitivity, seconds, intervals.
+
+    dataset: examples whose class the model knows; methods: None for all that fit the tower; limit:
+    only the first images; sensitivity_images: how many images prompt sensitivity is measured on,
+    which needs the maps again; out: a folder that keeps all rows, so that a later call goes on
+    where this one ended. Raises ValueError as `evaluate` does.
+    """
+    chosen = list(methods_for(model) if methods is None else methods)
+    examples = first_images(dataset, limit)
+    folder = None if out is None else Path(out)
+    kept = {"rows": None, "measures": None} if folder is None else _folders(folder)
+    rows = evaluate(
+        model, examples, chosen, k=k, preset=preset, out=kept["rows"], progress=progress
+    )
+    few = [e for e in first_images(examples, sensitivity_images) if sensitivity_images]
+    variants = {m: {"method": m} | ({"k": k} if k and "k" in METHODS[m].options else {})
+                for m in chosen}  # fmt: skip
+    wanted = ["prompt_sensitivity", "pointing_center"]
+    measured = measure(model, few, variants, wanted, out=kept["measures"], progress=progress)
+    rows, measured = (_only(frame, chosen, examples) for frame in (rows, measured))
+    about = (
+        f"weights: {model.name} ({model.weights_sha}); data: {examples[0].source}, "
+        f"{len(set(rows['image_id']))} images, {len(examples)} pairs; preset {preset}; prompt "
+        f"sensitivity on {len({e.image_id for e in few})} images; 95 % intervals over images"
+    )
+    return Benchmark(_table(rows, measured), rows, measured, facts(dataset), about)
+
+
+def _folders(folder: Path) -> dict[str, Path | None]:
+    return {"rows": folder / "rows", "measures": folder / "measures"}
+
+
+def _only(frame: pd.DataFrame, methods: Sequence[str], examples: Sequence[Example]) -> pd.DataFrame:
+    """The rows of these methods and examples: a folder may hold more."""
+    asked = {(e.source, e.image_id, e.category, e.prompt) for e in examples}
+    known = [tuple(key) in asked for key in frame[QUESTION].itertuples(index=False)]
+    return frame[pd.Series(known, frame.index, dtype=bool) & frame["method"].isin(methods)]
+
+
+def first_images(dataset: Iterable[Example], limit: int | None) -> list[Example]:
+    """All examples of the first `limit` images. Raises ValueError where there is none."""
+    examples = list(dataset)
+    if not examples:
+        raise ValueError("Got no examples; the data set is empty, or the model knows no class.")
+    keys = dict.fromkeys((e.source, e.image_id) for e in examples)
+    taken = set(list(keys)[:limit])
+    return [e for e in examples if (e.source, e.image_id) in taken]
+
+
+def _table(rows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    table = summary(rows).drop(columns="group")
+    if not measured.empty:
+        found = scores(measured).drop(columns=["errors", "origin"])
+        table = table.merge(found, on="method", how="left")
+    times = runtime(rows)[["method", "seconds per image"]]
+    return pd.DataFrame(table.merge(times, on="method", how="left"))
+
+
+COLUMNS = ("hits", "mean IoU", "pointing", "prompt_sensitivity", "seconds per image")
+
+
+def to_markdown(table: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> str:
+    """A table as Markdown, values with their intervals: "0.31 [0.28, 0.34]"."""
+    lines = []
+    for _, row in table.iterrows():
+        title = METHODS[row["method"]].title if row["method"] in METHODS else row["method"]
+        head = {"method": title}
+        if "group" in table and set(table["group"]) != {"all"}:
+            head["group"] = str(row["group"])
+        if table["origin"].nunique() > 1:
+            head["origin"] = row["origin"]
+        cells = {c: _cell(row, c) for c in columns if c in table}
+        lines.append(head | {name.replace("_", " "): text for name, text in cells.items()})
+    return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True))
+
+
+def _cell(row: pd.Series, name: str) -> str:
+    value = row[name]
+    if pd.isna(value):
+        return "–"
+    if name.startswith("seconds"):
+        return f"{value:.3g}"
+    if f"{name} low" not in row or pd.isna(row[f"{name} low"]):
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f} [{row[f'{name} low']:.3f}, {row[f'{name} high']:.3f}]"
+
+
+def write_benchmark(found: Benchmark, folder: Path | str) -> str:
+    """Write table.md, table.csv, tests.csv, classes.csv and sizes.csv; return the Markdown."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    frames: Mapping[str, Callable[[], pd.DataFrame]] = {
+        "table": lambda: found.table,
+        "tests": lambda: compare_all(found.rows, _reference(found.rows)),
+        "classes": lambda: by_classes(found.rows, found.known),
+        "sizes": lambda: by_size(found.rows, found.known),
+    }
+    for name, make in frames.items():
+        make().to_csv(folder / f"{name}.csv", index=False)
+    text = f"{to_markdown(found.table)}\n\n{found.about}\n"
+    (folder / "table.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _reference(rows: pd.DataFrame) -> str:
+    names = list(dict.fromkeys(rows["method"]))
+    return "gscorecam" if "gscorecam" in names else names[0]

@@ -1,0 +1,215 @@
+"""analyses.py: tables of made-up rows against sums by hand; the benchmark on a tiny model."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import gscam_lib as gs
+from gscam_lib import analyses, metrics
+from gscam_lib.measures import measure
+
+
+@pytest.fixture
+def rows():
+    """40 images of 2 classes each; "b" is better than "a" by a tenth everywhere."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for image in range(40):
+        for category in ("apple", "bus"):
+            iou = rng.random() * 0.8
+            for method, more in (("a", 0.0), ("b", 0.1)):
+                lines.append(
+                    {
+                        "source": "made-up", "image_id": str(image), "category": category,
+                        "prompt": f"a photo of {category}", "method": method, "k": None,
+                        "iou": iou + more, "hit": iou + more >= 0.5, "pointing": image % 2 == 0,
+                        "energy": 0.25, "seconds": 2.0 if method == "a" else 0.5,
+                        "error": None, "model": "tiny",
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def known(rows):
+    frame = rows.drop_duplicates(analyses.QUESTION)[analyses.QUESTION]
+    number = frame["image_id"].astype(int)
+    return frame.assign(classes=1 + number % 8, share=(number + 0.5) / 100)
+
+
+def test_summary_counts(rows):
+    table = analyses.summary(rows).set_index("method")
+    a = rows[rows.method == "a"]
+    line = table.loc["a"]
+    assert line["origin"] == "ours: tiny"
+    assert (line["pairs"], line["images"], line["errors"]) == (80, 40, 0)
+    assert line["hits"] == pytest.approx((a.iou >= 0.5).mean())
+    assert line["hits .3"] == pytest.approx((a.iou >= 0.3).mean())
+    assert line["hits .7"] == pytest.approx((a.iou >= 0.7).mean())
+    assert line["mean IoU"] == pytest.approx(a.iou.mean())
+    assert line["median IoU"] == pytest.approx(a.iou.median())
+    assert line["macro"] == pytest.approx(a.groupby("category").hit.mean().mean())
+    assert (line["pointing"], line["energy"]) == (0.5, 0.25)
+    for name in ("hits", "macro", "mean IoU", "median IoU", "pointing"):
+        assert line[f"{name} low"] < line[name] < line[f"{name} high"]
+    low, high = metrics.bootstrap_interval(a.iou.to_numpy(), a.image_id.to_numpy())
+    assert (line["mean IoU low"], line["mean IoU high"]) == (low, high)
+    per_class = analyses.per_class(rows)
+    assert list(per_class.group) == ["apple", "bus"] * 2
+    assert per_class.pairs.tolist() == [40] * 4
+
+
+def test_compare_all_is_paired(rows):
+    found = analyses.compare_all(rows, "a")
+    assert len(found) == 1
+    line = found.iloc[0]
+    assert (line["method"], line["against"], line["pairs"]) == ("b", "a", 80)
+    assert line["difference"] == pytest.approx(0.1)
+    assert line["low"] == pytest.approx(0.1)  # the same everywhere: paired, so no doubt at all
+    assert line["p"] < 0.01
+    assert line["wilcoxon"] < 1e-6
+    third = rows[rows.method == "b"].assign(method="c")
+    both = analyses.compare_all(pd.concat([rows, third]), "a")
+    assert both["p (Holm)"].tolist() == pytest.approx((2 * both["p"]).tolist())
+    with pytest.raises(ValueError, match="No rows of 'z'; there are a, b"):
+        analyses.compare_all(rows, "z")
+
+
+def test_by_classes_stands_beside_the_published(rows):
+    renamed = rows.replace({"method": {"a": "gradcam", "b": "gscorecam"}})
+    table = analyses.by_classes(renamed, known(rows))
+    ours = table[table.origin == "ours: tiny"]
+    assert ours[ours.method == "gradcam"].set_index("group").pairs.to_dict() == {
+        "1–3": 30, "4–6": 30, "7–9": 20,
+    }  # fmt: skip
+    theirs = table[table.origin.str.contains(r"\[D\]")].set_index(["method", "group"])
+    assert theirs.loc[("gscorecam", "7–9"), "mean IoU"] == 0.248
+    assert theirs.loc[("gradcam", "1–3"), "pairs"] == 1150
+    medians = table[table.origin.str.contains(r"\[P\]")].set_index(["method", "group"])
+    assert medians.loc[("hilacam", "4–6"), "median IoU"] == 0.122
+    assert medians["mean IoU"].isna().all()
+    assert not table.origin.str.startswith("ours").all()
+    with pytest.raises(ValueError, match="do not have"):
+        analyses.by_classes(renamed, known(rows).head(5))
+
+
+def test_by_size_has_five_equal_bins(rows):
+    table = analyses.by_size(rows, known(rows))
+    assert table[table.method == "a"].pairs.tolist() == [16] * 5
+    fixed = analyses.by_size(rows, known(rows), edges=[0.1, 0.2])
+    assert fixed[fixed.method == "a"].set_index("group").pairs.to_dict() == {
+        "0–10 %": 20, "10–20 %": 20, "20–100 %": 40,
+    }  # fmt: skip
+
+
+def test_by_k_and_form_and_runtime(rows):
+    with pytest.raises(ValueError, match="ranks channels"):
+        analyses.by_k(rows)
+    ranked = pd.concat([rows[rows.method == "a"].assign(k=k) for k in (300, 10)])
+    assert analyses.by_k(ranked).group.tolist() == [10, 300]
+    assert set(analyses.by_form(rows).group) == {"a photo of {}"}
+    times = analyses.runtime(rows).set_index("method")
+    assert times["seconds per image"].to_dict() == {"a": 4.0, "b": 1.0}
+    assert times.loc["a", "seconds per pair"] == 2.0
+
+
+def test_published_values_are_those_of_the_paper_and_tagged():
+    found = analyses.published(["all"])
+    assert len(found) == 1
+    assert found.iloc[0]["hits"] == 0.2083
+    assert "[C]" in found.iloc[0]["origin"]
+    assert set(analyses.PUBLISHED.tag) == set(analyses.TAGS) == {"P", "C", "D"}
+    assert analyses.published(["no such group"]).empty
+
+
+@pytest.fixture
+def examples(photo):
+    mask = np.zeros(photo.shape[:2], bool)
+    mask[4:20, 8:28] = True
+    boxes = (((8, 4, 28, 20),), ((40, 15, 66, 38), (0, 0, 2, 2)))
+    return [
+        gs.Example(Image.fromarray(np.roll(photo, 5 * i, 1)), name, box, name, str(i), "test", mask)
+        for i in range(4)
+        for name, box in zip(("dog", "cat"), boxes, strict=True)
+    ]
+
+
+def test_facts(examples):
+    table = analyses.facts(examples)
+    assert table.classes.tolist() == [2] * 8
+    assert table.share[:2].tolist() == pytest.approx([20 * 16 / 2800, 26 * 23 / 2800])
+
+
+def test_scores_of_measures(resnet, examples):
+    names = ["ious", "ious_largest", "pixels", "total_variation", "prompt_sensitivity"]
+    variants = analyses.rankings(k=3, rules=["mean", "random"])
+    measured = measure(resnet, examples, variants, [*names, "iou"])
+    table = analyses.scores(measured).set_index("method")
+    assert list(table.index) == ["gscorecam, mean", "gscorecam, random"]
+    mean = measured[measured.method == "gscorecam, mean"]
+    ious = np.stack(mean[mean.measure == "ious"]["values"])
+    assert table.loc["gscorecam, mean", "MaxBoxAccV2"] == metrics.max_box_acc_v2(ious)
+    heats = [(gs.heatmap(resnet.trace(e.image), e.prompt, k=3).values, e.mask) for e in examples]
+    ap = metrics.pixel_average_precision(heats, bins=analyses.BINS)
+    assert table.loc["gscorecam, mean", "PxAP"] == pytest.approx(ap, abs=1e-4)
+    total = np.mean([metrics.total_variation(values) for values, _ in heats])
+    assert table.loc["gscorecam, mean", "total_variation"] == pytest.approx(total, rel=1e-4)
+    assert (table["total_variation low"] <= table["total_variation"]).all()
+    by_rule = analyses.by_ranking(measured)
+    assert by_rule.pairs.tolist() == [8, 8]
+
+
+def test_benchmark_goes_on_where_it_ended(resnet, examples, tmp_path):
+    methods = ["gscorecam", "layercam", "center"]
+    short = analyses.benchmark(
+        resnet, examples, methods, out=tmp_path, limit=2, sensitivity_images=2, k=3
+    )
+    assert short.table.pairs.tolist() == [4] * 3
+    parts = set(tmp_path.rglob("part-*.parquet"))
+    full = analyses.benchmark(resnet, examples, methods, out=tmp_path, sensitivity_images=2, k=3)
+    assert parts < set(tmp_path.rglob("part-*.parquet"))
+    assert full.table.set_index("method").pairs.to_dict() == dict.fromkeys(methods, 8)
+    again = analyses.benchmark(
+        resnet, examples, methods, out=tmp_path, limit=2, sensitivity_images=2, k=3
+    )
+    assert again.table.drop(columns="seconds per image").equals(
+        short.table.drop(columns="seconds per image")
+    )
+    center = full.table.set_index("method").loc["center"]
+    assert center["prompt_sensitivity"] == pytest.approx(1)
+    assert "tiny-resnet" in full.about
+    text = analyses.write_benchmark(full, tmp_path)
+    assert text == (tmp_path / "table.md").read_text()
+    assert "gScoreCAM" in text
+    assert "[" in text
+    assert len(pd.read_csv(tmp_path / "table.csv")) == 3
+    assert len(pd.read_csv(tmp_path / "tests.csv")) == 2
+    assert set(pd.read_csv(tmp_path / "classes.csv").group) >= {"1–3"}
+    with pytest.raises(ValueError, match="no examples"):
+        analyses.benchmark(resnet, [], methods)
+
+
+def test_methods_for_a_tower(resnet):
+    names = analyses.methods_for(resnet)
+    assert {"gscorecam", "rise", "center", "sobel", "random_channels"} <= set(names)
+    assert "legrad" not in names
+
+
+def test_the_command_makes_the_table(tmp_path):
+    from typer.testing import CliRunner
+
+    from gscam_lib.cli import app
+
+    options = ["--models", "photo-lite", "--methods", "gradcam,center,sobel", "--skip", "sobel"]
+    options += ["--limit", "2", "--sensitivity-images", "1"]
+    result = CliRunner().invoke(app, ["benchmark", str(tmp_path), *options])
+    assert result.exit_code == 0, result.output
+    assert "| Grad-CAM " in result.stdout
+    assert "Sobel" not in result.stdout
+    assert "weights: photo-lite" in result.stdout
+    assert "2 images" in result.stdout
+    written = pd.read_csv(tmp_path / "photo-lite" / "table.csv")
+    assert written.method.tolist() == ["gradcam", "center"]
+    wrong = CliRunner().invoke(app, ["benchmark", str(tmp_path), "--dataset", "nope"])
+    assert wrong.exit_code == 1
+    assert "needs --root and --annotations" in wrong.stderr
