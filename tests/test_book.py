@@ -1,0 +1,97 @@
+"""book.py: class notebooks with blanks, the index of figures, the static site."""
+
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from gscam_lib import book, figures
+
+mpl.use("Agg")
+SOURCE = "a = 1\nb = a + 1  # ✎ one more than a\nassert b == 2\nc, d = b, a  # ✎ swap"
+
+
+@pytest.fixture
+def notebook():
+    cell = new_code_cell(SOURCE, execution_count=3, outputs=[new_output("stream", text="2")])
+    return new_notebook(cells=[new_markdown_cell("# One more\n\nThis adds. It is short."), cell])
+
+
+def test_blanks_take_the_answers_and_the_outputs_out(notebook):
+    blank = book.with_blanks(notebook)
+    code = blank.cells[1]
+    assert code.source.splitlines()[1::2] == [
+        "b = ...  # ✎ one more than a",
+        "c, d = ...  # ✎ swap",
+    ]
+    assert not code.outputs
+    assert code.execution_count is None
+    assert notebook.cells[1].source == SOURCE, "the teacher's notebook stays"
+    with pytest.raises(ValueError, match="blanks"):
+        book.with_blanks(new_notebook(cells=[new_code_cell("a = 1")]))
+
+
+def test_filling_gives_the_teachers_lines_back_and_keeps_the_students(notebook):
+    blank = book.with_blanks(notebook)
+    assert book.filled(blank, notebook).cells[1].source == SOURCE
+    blank.cells[1].source = blank.cells[1].source.replace("b = ...", "b = 2")
+    assert "b = 2  # ✎" in book.filled(blank, notebook).cells[1].source
+
+
+@pytest.fixture
+def folder(tmp_path, notebook):
+    notebook.cells.append(
+        new_code_cell(
+            'figure = 1\nsaved = gs.figures.save(\n    figure,\n    "one",\n    "What.",\n)'
+        )
+    )
+    notebook.cells.append(new_markdown_cell("Next: [two](01_two.ipynb)"))
+    (tmp_path / "notebooks").mkdir()
+    for name in ("00_one", "01_two"):
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+    return tmp_path
+
+
+def test_class_notebooks_are_written_for_marked_ones_alone(folder):
+    plain = new_notebook(cells=[new_code_cell("a = 1")])
+    nbformat.write(plain, folder / "notebooks" / "02_plain.ipynb")
+    written = book.write_class_notebooks(folder / "notebooks")
+    assert [p.name for p in written] == ["class_00_one.ipynb", "class_01_two.ipynb"]
+    assert next(p.name for p in book.notebooks(folder / "notebooks")) == "00_one.ipynb"
+
+
+def test_index_names_notebook_and_cell(folder):
+    out = folder / "figures"
+    figure, _ = plt.subplots()
+    figures.save(figure, "one", "What one sees.", folder=out)
+    figures.save(figure, "stray", "Of no notebook.", folder=out)
+    text = book.write_index(out, folder / "notebooks").read_text()
+    assert "| [one](#one) | [01_two](../notebooks/01_two.ipynb) | 2 |" in text
+    assert "What one sees." in text
+    assert re.search(r"\| \[stray\]\(#stray\) \|  \|  \|", text)
+
+
+def test_site_is_whole_and_loads_nothing_from_elsewhere(folder):
+    index = book.write_site(folder / "site", folder / "notebooks")
+    pages = {p.name: p.read_text() for p in index.parent.glob("*.html")}
+    assert set(pages) == {"index.html", "00_one.html", "01_two.html"}
+    assert 'href="00_one.html">One more</a>' in pages["index.html"]
+    assert "This adds." in pages["index.html"]
+    assert 'href="01_two.html"' in pages["00_one.html"], "links lead to pages, not to notebooks"
+    for name, page in pages.items():
+        loads = re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?!data:)([^"]+)"', page)
+        assert not [url for url in loads if "://" in url], name
+        assert not re.search(r"import\s*\(?\s*['\"]https?://", page), name
+    with pytest.raises(FileNotFoundError, match="No notebooks"):
+        book.write_site(folder / "site", Path(folder / "figures"))
+
+
+def test_commands(folder):
+    book.main(["site", str(folder / "real")])
+    assert (folder / "real" / "index.html").is_file()
+    with pytest.raises(ValueError, match="class, index"):
+        book.main(["nonsense"])
