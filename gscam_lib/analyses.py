@@ -215,8 +215,7 @@ def by_classes(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     names = [next(n for n, (low, high) in CLASS_BINS.items() if low <= c <= high) for c in classes]
     groups = pd.Series(pd.Categorical(names, list(CLASS_BINS), ordered=True), rows.index)
     ours = summary(rows, groups)
-    order = ours["group"].map(list(CLASS_BINS).index)
-    return _beside(ours.iloc[np.lexsort([order, ours["method"]])], published(list(CLASS_BINS)))
+    return _beside(_in_order(ours, list(CLASS_BINS)), published(list(CLASS_BINS)))
 
 
 def by_size(
@@ -238,8 +237,14 @@ def by_size(
     index = np.searchsorted(inner, share.to_numpy(), side="left")
     groups = pd.Categorical([names[i] for i in index], list(dict.fromkeys(names)), ordered=True)
     table = summary(rows, pd.Series(groups, rows.index))
-    order = table["group"].map(names.index)
-    return table.iloc[np.lexsort([order, table["method"]])].reset_index(drop=True)
+    return _in_order(table, names)
+
+
+def _in_order(table: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
+    """Methods as they came, and the groups of each in this order."""
+    methods = pd.factorize(table["method"])[0]
+    order = np.lexsort([table["group"].map(list(groups).index), methods])
+    return table.iloc[order].reset_index(drop=True)
 
 
 def _once(rows: pd.DataFrame, values: pd.Series) -> pd.Series:
@@ -465,6 +470,8 @@ def _cell(row: pd.Series, name: str) -> str:
         return "–"
     if name.startswith("seconds"):
         return f"{value:.3g}"
+    if name in ("pairs", "images", "errors"):
+        return str(int(value))
     if f"{name} low" not in row or pd.isna(row[f"{name} low"]):
         return f"{value:.3f}" if isinstance(value, float) else str(value)
     return f"{value:.3f} [{row[f'{name} low']:.3f}, {row[f'{name} high']:.3f}]"

@@ -73,7 +73,7 @@ def by_group(
                 ax.plot(x, part[column], "o:", color=color, mfc="white", lw=1.2, label=label)
     ax.set_xticks(range(len(groups)), [str(g) for g in groups])
     ax.set_ylabel(column)
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the lines, never on them
     return ax
 
 

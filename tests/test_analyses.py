@@ -84,6 +84,10 @@ def test_by_classes_stands_beside_the_published(rows):
     }  # fmt: skip
     theirs = table[table.origin.str.contains(r"\[D\]")].set_index(["method", "group"])
     assert theirs.loc[("gscorecam", "7–9"), "mean IoU"] == 0.248
+    assert ours.group.tolist() == ["1–3", "4–6", "7–9"] * 2
+    text = analyses.to_markdown(table, ("pairs", "mean IoU"))
+    assert "| 30 " in text
+    assert "[D]" in text
     assert theirs.loc[("gradcam", "1–3"), "pairs"] == 1150
     medians = table[table.origin.str.contains(r"\[P\]")].set_index(["method", "group"])
     assert medians.loc[("hilacam", "4–6"), "median IoU"] == 0.122
