@@ -18,7 +18,7 @@ from gscam_lib.heatmaps import heatmap
 from gscam_lib.metrics import rank_correlation, similarity
 from gscam_lib.photo import ImageLike
 from gscam_lib.prompts import Prompt, as_target
-from gscam_lib.trace import BATCH_SIZE, Trace
+from gscam_lib.trace import Trace
 
 # ---------------------------------------------------------------- insertion and deletion
 
@@ -29,14 +29,14 @@ def insertion(
     values: np.ndarray[Any, Any],
     *,
     step: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> np.ndarray[Any, Any]:
     """Scores while the hottest pixels come first into the blurred photo: (steps + 1,).
 
     values: a heatmap's, of any size; step: pixels of the S × S input that change at a time (None:
-    S, as in RISE). The scores are logits, or probabilities for targets held against distractors.
-    `metrics.area_under` gives the AUC: the higher, the better. The blur is 11 × 11, σ = 5, on the
-    preprocessed pixels. Petsiuk et al., RISE, BMVC 2018.
+    S, as in RISE); batch_size: None takes the trace's. The scores are logits, or probabilities for
+    targets held against distractors. `metrics.area_under` gives the AUC: the higher, the better.
+    The blur is 11 × 11, σ = 5, on the preprocessed pixels. Petsiuk et al., RISE, BMVC 2018.
     """
     return _curve(trace, prompt, values, _blurred(trace.pixels), trace.pixels, step, batch_size)
 
@@ -47,7 +47,7 @@ def deletion(
     values: np.ndarray[Any, Any],
     *,
     step: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> np.ndarray[Any, Any]:
     """Scores while the hottest pixels go first, to the mean colour: (steps + 1,); lower is better.
 
@@ -64,7 +64,7 @@ def _curve(
     before: Tensor,
     after: Tensor,
     step: int | None,
-    batch_size: int,
+    batch_size: int | None,
 ) -> np.ndarray[Any, Any]:
     size = trace.model.input_size
     step = size if step is None else step
@@ -77,7 +77,8 @@ def _curve(
         shown = torch.tensor(indices, device=place.device)[:, None, None, None] * step
         return torch.where(place < shown, after, before)
 
-    embeddings = trace.embed_copies(copies, count + 1, batch_size=batch_size)
+    options = {} if batch_size is None else {"batch_size": batch_size}
+    embeddings = trace.embed_copies(copies, count + 1, **options)
     scores = trace.model.scores(embeddings, prompt)
     scores = scores.exp() if as_target(prompt).against else scores
     return np.asarray(scores.cpu().numpy(), dtype=np.float64)
