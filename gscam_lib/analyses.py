@@ -269,11 +269,14 @@ def by_form(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(summary(rows, forms))
 
 
-def by_ranking(measured: pd.DataFrame) -> pd.DataFrame:
-    """The summary by ranking rule: rows of `measure` with the variants of `rankings`.
+def by_variant(measured: pd.DataFrame) -> pd.DataFrame:
+    """The summary by ranking rule or k: rows of `measure` with the variants of these functions.
 
-    The methods are the labels, such as "gscorecam, variance". Published values: not available.
+    The methods are the labels, such as "gscorecam, variance"; needs the measure "iou". The paper's
+    values by ranking rule and by k are not available.
     """
+    if "iou" not in set(measured["measure"]):
+        raise ValueError('These rows have no measure "iou"; measure it too.')
     return pd.DataFrame(summary(wide(measured)))
 
 
@@ -282,6 +285,11 @@ def rankings(k: int | None = None, rules: Sequence[str] | None = None) -> dict[s
     used = rules or ("mean", "abs_mean", "max_abs", "variance", "random")
     share = {} if k is None else {"k": k}
     return {f"gscorecam, {r}": {"method": "gscorecam", "ranking": r, **share} for r in used}
+
+
+def k_variants(ks: Iterable[int]) -> dict[str, dict[str, Any]]:
+    """Variants of gScoreCAM for `measure`, one for each k, at the cost of the largest."""
+    return {f"gscorecam, k = {k}": {"method": "gscorecam", "k": int(k)} for k in ks}
 
 
 def runtime(rows: pd.DataFrame) -> pd.DataFrame:
@@ -371,6 +379,10 @@ class Benchmark:
     about: str
 
 
+BESIDE = ("prompt_sensitivity", "pointing_center")
+"""Measures that stand beside hits and IoU in the table of all methods."""
+
+
 def methods_for(model: Model) -> list[str]:
     """Names of the methods, controls included, that are defined for a model's image tower."""
     return [m.name for m in METHODS.values() if model.tower in m.towers]
@@ -383,17 +395,20 @@ def benchmark(
     *,
     out: Path | str | None = None,
     limit: int | None = None,
-    sensitivity_images: int = 30,
+    measures: Sequence[str] = BESIDE,
+    measured_images: int = 30,
     preset: str | Preset = "clean",
     k: int | None = None,
+    whole: Iterable[Example] | None = None,
     progress: bool = False,
 ) -> Benchmark:
     """The table: hits at IoU ≥ .5, mean IoU, pointing, prompt sensitivity, seconds, intervals.
 
     dataset: examples whose class the model knows; methods: None for all that fit the tower; limit:
-    only the first images; sensitivity_images: how many images prompt sensitivity is measured on,
-    which needs the maps again; out: a folder that keeps all rows, so that a later call goes on
-    where this one ended. Raises ValueError as `evaluate` does.
+    only the first images; measures: names in `measures.MEASURES`, taken on the first
+    measured_images images, whose maps are made again; out: a folder that keeps all rows, so that a
+    later call goes on where this one ended; whole: all examples, where the model knows only some,
+    so that the classes of an image are counted right. Raises ValueError as `evaluate` does.
     """
     chosen = list(methods_for(model) if methods is None else methods)
     examples = first_images(dataset, limit)
@@ -402,18 +417,19 @@ def benchmark(
     rows = evaluate(
         model, examples, chosen, k=k, preset=preset, out=kept["rows"], progress=progress
     )
-    few = [e for e in first_images(examples, sensitivity_images) if sensitivity_images]
+    few = first_images(examples, measured_images) if measures and measured_images else []
     variants = {m: {"method": m} | ({"k": k} if k and "k" in METHODS[m].options else {})
                 for m in chosen}  # fmt: skip
-    wanted = ["prompt_sensitivity", "pointing_center"]
-    measured = measure(model, few, variants, wanted, out=kept["measures"], progress=progress)
+    measured = measure(model, few, variants, measures, out=kept["measures"], progress=progress)
     rows, measured = (_only(frame, chosen, examples) for frame in (rows, measured))
+    known = facts(dataset if whole is None else whole)
     about = (
         f"weights: {model.name} ({model.weights_sha}); data: {examples[0].source}, "
-        f"{len(set(rows['image_id']))} images, {len(examples)} pairs; preset {preset}; prompt "
-        f"sensitivity on {len({e.image_id for e in few})} images; 95 % intervals over images"
+        f"{len(set(rows['image_id']))} images, {len(examples)} pairs; preset {preset}; "
+        f"{', '.join(measures)} on {len({e.image_id for e in few})} images; "
+        "95 % intervals over images"
     )
-    return Benchmark(_table(rows, measured), rows, measured, facts(dataset), about)
+    return Benchmark(_table(rows, measured), rows, measured, known, about)
 
 
 def _folders(folder: Path) -> dict[str, Path | None]:
@@ -446,11 +462,13 @@ def _table(rows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table.merge(times, on="method", how="left"))
 
 
-COLUMNS = ("hits", "mean IoU", "pointing", "prompt_sensitivity", "seconds per image")
+BOXES = ("pairs", "hits", "mean IoU", "pointing")
+MEASURED = ("pointing_center", "prompt_sensitivity", "MaxBoxAcc", "MaxBoxAccV2", "PxAP", "mask_iou",
+            "insertion", "deletion", "total_variation", "entropy", "seconds per image")  # fmt: skip
 
 
-def to_markdown(table: pd.DataFrame, columns: Sequence[str] = COLUMNS) -> str:
-    """A table as Markdown, values with their intervals: "0.31 [0.28, 0.34]"."""
+def to_markdown(table: pd.DataFrame, columns: Sequence[str] = (*BOXES, *MEASURED)) -> str:
+    """A table as Markdown, those columns it has, values with their intervals in brackets."""
     lines = []
     for _, row in table.iterrows():
         title = METHODS[row["method"]].title if row["method"] in METHODS else row["method"]

@@ -300,9 +300,10 @@ def benchmark(
     ] = "",
     skip: Annotated[str, typer.Option(help="Methods left out, comma-separated.")] = "",
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
-    sensitivity_images: Annotated[
-        int, typer.Option(help="Images on which maps of different prompts are compared.")
-    ] = 30,
+    measures: Annotated[
+        str, typer.Option(help="Further measures (insertion, deletion, ious, pixels, …).")
+    ] = "prompt_sensitivity,pointing_center",
+    measured_images: Annotated[int, typer.Option(help="Images they are taken on.")] = 30,
     preset: Annotated[str, typer.Option(help="clean or paper.")] = "clean",
 ) -> None:
     """Make the table of all methods and controls, for each model, with 95 % intervals."""
@@ -319,7 +320,8 @@ def benchmark(
             folder = out / name.replace("/", "-").lstrip("-.")
             found = analyses.benchmark(
                 clip, known, wanted, out=folder, limit=limit, preset=preset,
-                sensitivity_images=sensitivity_images, progress=True,
+                measures=[m for m in measures.split(",") if m], measured_images=measured_images,
+                whole=pairs, progress=True,
             )  # fmt: skip
             typer.echo(analyses.write_benchmark(found, folder))
     except (ValueError, OSError) as error:

@@ -159,22 +159,38 @@ def test_scores_of_measures(resnet, examples):
     total = np.mean([metrics.total_variation(values) for values, _ in heats])
     assert table.loc["gscorecam, mean", "total_variation"] == pytest.approx(total, rel=1e-4)
     assert (table["total_variation low"] <= table["total_variation"]).all()
-    by_rule = analyses.by_ranking(measured)
+    by_rule = analyses.by_variant(measured)
     assert by_rule.pairs.tolist() == [8, 8]
+    with pytest.raises(ValueError, match="iou"):
+        analyses.by_variant(measured[measured.measure == "ious"])
+
+
+def test_k_variants_equal_the_method_with_k(resnet, examples):
+    measured = measure(resnet, examples[:2], analyses.k_variants([1, 5]), ["iou"])
+    table = analyses.by_variant(measured).set_index("method")
+    for k in (1, 5):
+        heats = [gs.heatmap(resnet.trace(e.image), e.prompt, k=k) for e in examples[:2]]
+        ious = [
+            metrics.best_iou(gs.heatmap_to_box(h), e.boxes)
+            for h, e in zip(heats, examples, strict=False)
+        ]
+        assert table.loc[f"gscorecam, k = {k}", "mean IoU"] == pytest.approx(
+            np.mean(ious), abs=1e-3
+        )
 
 
 def test_benchmark_goes_on_where_it_ended(resnet, examples, tmp_path):
     methods = ["gscorecam", "layercam", "center"]
     short = analyses.benchmark(
-        resnet, examples, methods, out=tmp_path, limit=2, sensitivity_images=2, k=3
+        resnet, examples, methods, out=tmp_path, limit=2, measured_images=2, k=3
     )
     assert short.table.pairs.tolist() == [4] * 3
     parts = set(tmp_path.rglob("part-*.parquet"))
-    full = analyses.benchmark(resnet, examples, methods, out=tmp_path, sensitivity_images=2, k=3)
+    full = analyses.benchmark(resnet, examples, methods, out=tmp_path, measured_images=2, k=3)
     assert parts < set(tmp_path.rglob("part-*.parquet"))
     assert full.table.set_index("method").pairs.to_dict() == dict.fromkeys(methods, 8)
     again = analyses.benchmark(
-        resnet, examples, methods, out=tmp_path, limit=2, sensitivity_images=2, k=3
+        resnet, examples, methods, out=tmp_path, limit=2, measured_images=2, k=3
     )
     assert again.table.drop(columns="seconds per image").equals(
         short.table.drop(columns="seconds per image")
@@ -182,6 +198,10 @@ def test_benchmark_goes_on_where_it_ended(resnet, examples, tmp_path):
     center = full.table.set_index("method").loc["center"]
     assert center["prompt_sensitivity"] == pytest.approx(1)
     assert "tiny-resnet" in full.about
+    fewer = [e for e in examples if e.prompt == "dog"]
+    counted = analyses.benchmark(resnet, fewer, ["center"], measures=(), whole=examples)
+    assert set(counted.known.classes) == {2}
+    assert counted.measured.empty
     text = analyses.write_benchmark(full, tmp_path)
     assert text == (tmp_path / "table.md").read_text()
     assert "gScoreCAM" in text
@@ -205,7 +225,7 @@ def test_the_command_makes_the_table(tmp_path):
     from gscam_lib.cli import app
 
     options = ["--models", "photo-lite", "--methods", "gradcam,center,sobel", "--skip", "sobel"]
-    options += ["--limit", "2", "--sensitivity-images", "1"]
+    options += ["--limit", "2", "--measured-images", "1"]
     result = CliRunner().invoke(app, ["benchmark", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
     assert "| Grad-CAM " in result.stdout
