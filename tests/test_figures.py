@@ -102,3 +102,18 @@ def test_environment_names_packages_and_weights(resnet):
     text = figures.environment(resnet)
     assert "torch " in text
     assert resnet.weights_sha in text
+
+
+def test_a_figure_that_looks_the_same_is_left_as_it_is(tmp_path):
+    def draw(shade, caption="What."):
+        figure, ax = plt.subplots()
+        ax.set_facecolor((shade / 255, 0.5, 0.5))
+        png = figures.save(figure, "one", caption, folder=tmp_path)
+        plt.close(figure)
+        return png.read_bytes(), png.with_suffix(".pdf").read_bytes()
+
+    first = draw(100)
+    assert draw(101) == first, "rounding"
+    assert draw(120) != first
+    assert draw(100) == first
+    assert draw(100, "Another caption.") != first
