@@ -2,16 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: figures lab test lint bench clean
+.PHONY: figures book lab test lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
 	  $(NOTEBOOKS)
+	$(BIN)/python -m gscam_lib.book class
+	$(BIN)/python -m gscam_lib.book index
+
+book: $(READY)  ## the executed notebooks as a static site in build/book; open its index.html
+	$(BIN)/python -m gscam_lib.book site build/book
 
 lab: $(READY)  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
