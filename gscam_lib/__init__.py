@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         merge,
         summarize,
     )
+    from gscam_lib.explorer import attack_composer, explore
     from gscam_lib.heatmaps import Heatmap, heatmap, stream, sweep
     from gscam_lib.methods import METHODS
     from gscam_lib.metrics import best_iou, iou
@@ -44,6 +45,7 @@ _ROOMS = {
         "merge",
         "summarize",
     ),
+    "explorer": ("attack_composer", "explore"),
     "heatmaps": ("Heatmap", "heatmap", "stream", "sweep"),
     "methods": ("METHODS",),
     "metrics": ("best_iou", "iou"),
@@ -63,12 +65,14 @@ __all__ = [
     "Target",
     "Trace",
     "UnknownPromptWarning",
+    "attack_composer",
     "best_iou",
     "bundled_models",
     "compare",
     "datasets",
     "evaluate",
     "evaluate_shards",
+    "explore",
     "figures",
     "heatmap",
     "heatmap_to_box",
