@@ -71,7 +71,9 @@ def by_group(
             else:
                 label = f"{name}, published {str(origin)[-3:]}"
                 ax.plot(x, part[column], "o:", color=color, mfc="white", lw=1.2, label=label)
-    ax.set_xticks(range(len(groups)), [str(g) for g in groups])
+    names = [str(g) for g in groups]
+    turned = 20 if max(map(len, names), default=0) > 8 else 0  # so that they stay apart
+    ax.set_xticks(range(len(names)), names, rotation=turned, ha="right" if turned else "center")
     ax.set_ylabel(column)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the lines, never on them
     return ax

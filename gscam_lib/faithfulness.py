@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def randomization_check(
     """
     options = {m: {} if k is None or not _takes_k(m) else {"k": k} for m in methods}
     found, original = [], {}
-    for stage, changed in [("", model), *cascade(model, seed=seed)]:
+    for stage, changed in chain([("", model)], cascade(model, seed=seed)):  # one after the other
         for i, (image, prompt) in enumerate(questions):
             trace = changed.trace(image)
             for method in methods:

@@ -154,7 +154,14 @@ def test_random_weights_decorrelate_what_depends_on_them(resnet, photo):
     assert mean["center"] == pytest.approx(1)
     assert mean["gscorecam"] < 0.8
     assert mean["gradcam"] < 0.8
+    of_stage = {f.ssim for f in found if (f.image, f.method) == (0, "gscorecam")}
+    assert len(of_stage) == 6  # each stage changes the map once more
     assert all(f.ssim == pytest.approx(1) for f in last if f.method == "sobel")
+    for stage, changed in cascade(resnet):
+        heat = gs.heatmap(changed.trace(photo), "a dog", "gscorecam", k=4).values
+        first = gs.heatmap(resnet.trace(photo), "a dog", "gscorecam", k=4).values
+        mine = next(f for f in found if (f.stage, f.image, f.method) == (stage, 0, "gscorecam"))
+        assert mine.ssim == pytest.approx(metrics.similarity(first, heat), abs=1e-4), stage
     again = randomization_check(resnet, questions[:1], ["gradcam"])
     assert again[-1].rank_correlation == pytest.approx(
         next(f for f in last if f.method == "gradcam").rank_correlation
