@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import open_clip
+import psutil
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "photo-lite"
 CONFIG = "open_clip_config.json"
 LayerLike: TypeAlias = str | int | nn.Module
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_SIZE = (16, 256)  # on CPUs, where larger batches leave the cache; on GPUs
 
 
 # ---------------------------------------------------------------- layers
@@ -190,6 +193,18 @@ def _spatial_modules(visual: nn.Module, size: int) -> dict[str, tuple[int, int]]
     return found
 
 
+def paper_k(channels: int) -> int:
+    """The paper's share of channels: 300 of 3072."""
+    return max(1, round(300 / 3072 * channels))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module in eval mode for a while; every submodule gets its own mode back afterwards."""
@@ -211,7 +226,9 @@ class Model:
 
     network: an open_clip model; tokenizer: its tokenizer (texts, context_length) -> (P, L) ids;
     name: shown in results; layer: as in `find_layer` (None: the tower's default);
-    vocabulary: the names the text tower was trained on, None if it is open.
+    vocabulary: the names the text tower was trained on, None if it is open; precision: of the image
+    tower, "fp32", "bf16" or "fp16" (autocast; embeddings and what follows stay fp32); compiled: the
+    image tower runs through torch.compile where masked copies are embedded.
     """
 
     def __init__(
@@ -223,7 +240,15 @@ class Model:
         layer: LayerLike | None = None,
         bundled: bool = False,
         vocabulary: Sequence[str] | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"Got precision={precision!r}; expected one of {', '.join(PRECISIONS)}."
+            )
+        self.precision = precision
+        self._fast: Any = torch.compile(network.encode_image) if compiled else None
         self.network: Any = network  # open_clip's classes say nothing of their attributes
         self.tokenizer = tokenizer
         self.name = name
@@ -284,8 +309,8 @@ class Model:
 
     @cached_property
     def weights_sha(self) -> str:
-        """SHA-256 of all weights, shortened to 16 hexadecimal digits; names a run or a cache."""
-        digest = hashlib.sha256()
+        """SHA-256 of weights and precision, in 16 hexadecimal digits; names a run or a cache."""
+        digest = hashlib.sha256(b"" if self.precision == "fp32" else self.precision.encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -294,33 +319,78 @@ class Model:
     @property
     def default_k(self) -> int:
         """The paper's share of channels: 300 of 3072, scaled to this model's layer."""
-        return max(1, round(300 / 3072 * self.channels))
+        return paper_k(self.channels)
 
-    def trace(self, image: ImageLike, *, layer: LayerLike | None = None) -> Trace:
+    @cached_property
+    def batch_size(self) -> int:
+        """Images in one forward pass: the quickest number, or what fits half of the free memory."""
+        fits = free_memory(self.device) // 2 // self._image_bytes
+        return max(1, min(BATCH_SIZE[self.device.type == "cuda"], fits))
+
+    @cached_property
+    def _image_bytes(self) -> int:
+        """About what a forward pass needs for one image: some of its largest outputs at once."""
+        largest = 0
+
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal largest
+            if isinstance(output, Tensor):
+                largest = max(largest, output.numel() * output.element_size())
+
+        handles = [module.register_forward_hook(note) for module in self.network.visual.modules()]
+        try:
+            with torch.inference_mode():
+                blank = torch.zeros(1, 3, self.input_size, self.input_size, device=self.device)
+                self.encode_pixels(blank)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return 6 * largest
+
+    def trace(
+        self,
+        image: ImageLike,
+        *,
+        layer: LayerLike | None = None,
+        batch_size: int | None = None,
+        cache: Path | str | None = None,
+    ) -> Trace:
         """Run one photo through the image tower and keep what was computed.
 
         image: PIL image, path or (H, W, 3) uint8; layer: for this trace only, a dotted name below
-        the image tower, an index (-1: the last stage or block), or a module.
+        the image tower, an index (-1: the last stage or block), or a module; batch_size: masked
+        copies in one forward pass (None: chosen by speed and free memory); cache: a folder that
+        keeps the embeddings of masked copies from one session to the next.
         """
         from gscam_lib.trace import Trace  # the one upward import: so that model.trace reads well
 
         chosen = (
             self.layer if layer is None else find_layer(self.network.visual, layer, self.input_size)
         )
-        return Trace(self, load_photo(image), chosen)
+        return Trace(self, load_photo(image), chosen, batch_size=batch_size, cache=cache)
 
     def preprocess(self, photo: Image.Image) -> Tensor:
         """Squash a photo and normalize it: (3, S, S) float32 on the model's device."""
         geometry = Geometry(photo.width, photo.height, self.input_size)
         pixels = np.asarray(geometry.squash(photo), dtype=np.float32) / 255
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-        return ((tensor - self._mean) / self._std).contiguous().to(self.device)
+        tensor = ((tensor - self._mean) / self._std).contiguous()
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Embed (B, 3, S, S) preprocessed images: (B, D), unit length."""
-        with evaluating(self.network):
-            features: Tensor = self.network.encode_image(pixels)
-        return nn.functional.normalize(features, dim=-1)
+    def encode_pixels(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
+        """Embed (B, 3, S, S) preprocessed images: (B, D), unit length, fp32.
+
+        fast: run the compiled tower, where the model was loaded with compile=True. Hooks and
+        gradients need the other one.
+        """
+        encode = self._fast if fast and self._fast is not None else self.network.encode_image
+        dtype = PRECISIONS[self.precision]
+        enabled = dtype is not torch.float32
+        with evaluating(self.network), torch.autocast(self.device.type, dtype, enabled=enabled):
+            features: Tensor = encode(pixels)
+        return nn.functional.normalize(features.float(), dim=-1)
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Embed sentences: (P, D), unit length; each is encoded once in a model's life."""
@@ -397,14 +467,18 @@ def load_model(
     *,
     layer: LayerLike | None = None,
     device: str | torch.device | None = None,
+    precision: str = "fp32",
+    compile: bool = False,
 ) -> Model:
-    """Load a CLIP by name, in evaluation mode and fp32.
+    """Load a CLIP by name, in evaluation mode.
 
     name: a bundled model ("photo-lite"), any open_clip "architecture/tag"
     ("RN50x16-quickgelu/openai"; the tag "random" gives random weights), or a local folder with
     an open_clip_config.json and weights. layer: the target layer (None: the default of the tower).
-    device: None takes CUDA where there is one. Raises ValueError for names that do not exist and
-    FileNotFoundError for weights that are not here.
+    device: None takes CUDA where there is one. precision: of the image tower, "fp32", "bf16" or
+    "fp16"; compile: run masked copies through torch.compile. What both change in maps and boxes is
+    measured by `gscam bench`. Raises ValueError for names that do not exist and FileNotFoundError
+    for weights that are not here.
     """
     name = os.fspath(name)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -427,8 +501,9 @@ def load_model(
     network.to(where).eval().requires_grad_(False)
     network.visual.to(memory_format=torch.channels_last)  # 1.4 times faster on CPU for ResNets
     return Model(
-        network, tokenizer, name=name, layer=layer, bundled=name in bundled, vocabulary=vocabulary
-    )
+        network, tokenizer, name=name, layer=layer, bundled=name in bundled,
+        vocabulary=vocabulary, precision=precision, compiled=compile,
+    )  # fmt: skip
 
 
 def save_model(name: str) -> Path:

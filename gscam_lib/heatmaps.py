@@ -14,7 +14,7 @@ from gscam_lib.methods.method import check_options, options_of
 from gscam_lib.methods.score import check_k
 from gscam_lib.photo import Geometry
 from gscam_lib.prompts import Prompt, UnknownPromptWarning, label
-from gscam_lib.trace import BATCH_SIZE, Trace
+from gscam_lib.trace import Trace, embed_masked
 
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
 
@@ -108,14 +108,43 @@ def sweep(trace: Trace, prompt: Prompt, ks: Iterable[int]) -> dict[int, Heatmap]
     return {k: heatmap(trace, prompt, k=k) for k in checked}
 
 
+def several(
+    trace: Trace, prompts: Sequence[Prompt], method: str = "gscorecam", **options: Any
+) -> list[Heatmap]:
+    """Heatmaps of several prompts on a traced photo, in their order.
+
+    Gradients of all prompts come from one batched backward pass, and for gScoreCAM the union of
+    the channels that they choose is embedded in full batches. method, options: as in `heatmap`.
+    """
+    check_method(method, **options)
+    if METHODS[method].backward != "0" and trace.model.tower in METHODS[method].towers:
+        trace.prepare(prompts)
+    if method == "gscorecam" and options.get("ranking", "mean") == "mean":
+        prefetch([(trace, prompts)], options.get("k"))
+    return [heatmap(trace, prompt, method, **options) for prompt in prompts]
+
+
+def prefetch(asked: Sequence[tuple[Trace, Sequence[Prompt]]], k: int | None = None) -> None:
+    """Embed what gScoreCAM will need for these photos and prompts, in shared, full batches."""
+    requests = []
+    for trace, prompts in asked:
+        trace.prepare(prompts)
+        count = trace.default_k if k is None else check_k(k, len(trace.activations))
+        channels = [trace.ranking(prompt)[:count].tolist() for prompt in prompts]
+        requests.append((trace, [c for chosen in channels for c in chosen]))
+    embed_masked(requests)
+
+
 def stream(
-    trace: Trace, prompt: Prompt, k: int | None = None, *, step: int = BATCH_SIZE
+    trace: Trace, prompt: Prompt, k: int | None = None, *, step: int | None = None
 ) -> Iterator[Heatmap]:
     """gScoreCAM heatmaps that sharpen as channels are scored, the last one with all k.
 
     Channels come in the order of their gradients, so each heatmap is gScoreCAM at a smaller k, and
-    what has been scored is kept: stopping early loses nothing. step: channels between heatmaps.
+    what has been scored is kept: stopping early loses nothing. step: channels between heatmaps
+    (None: a batch).
     """
+    step = trace.batch_size if step is None else step
     k = trace.default_k if k is None else check_k(k, len(trace.activations))
     for scored in [*range(step, k, step), k]:
         yield heatmap(trace, prompt, k=scored)

@@ -5,22 +5,28 @@ Formulas: Chen et al., gScoreCAM, ACCV 2022, and its released code; see `methods
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gscam_lib.clip import Layer, Model
+from gscam_lib import __version__
+from gscam_lib.clip import Layer, Model, paper_k
 from gscam_lib.photo import Geometry
 from gscam_lib.prompts import Prompt
+from gscam_lib.store import Store
 from gscam_lib.transformer import Seen, ViT, watch
 
-BATCH_SIZE = 16
+if TYPE_CHECKING:
+    from gscam_lib.heatmaps import Heatmap
 
 
 class Trace:
@@ -30,8 +36,19 @@ class Trace:
     through the image tower once, here; what depends on a prompt is computed when first asked for.
     """
 
-    def __init__(self, model: Model, photo: Image.Image, layer: Layer) -> None:
+    def __init__(
+        self,
+        model: Model,
+        photo: Image.Image,
+        layer: Layer,
+        *,
+        batch_size: int | None = None,
+        cache: Path | str | None = None,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"Got batch_size={batch_size}; expected 1 or more, or None.")
         self.model = model
+        self.batch_size = batch_size or model.batch_size
         self.photo = photo
         self.layer = layer
         self.geometry = Geometry(photo.width, photo.height, model.input_size)
@@ -42,6 +59,16 @@ class Trace:
         self._gradients: dict[Prompt, Tensor] = {}
         self._masked: dict[int, Tensor] = {}
         self._kept: dict[Hashable, Any] = {}
+        self._store = None if cache is None else Store(cache, self.key)
+        if self._store is not None:
+            self._masked = {c: e.to(model.device) for c, e in self._store.read().items()}
+
+    @property
+    def key(self) -> str:
+        """What embeddings of masked copies depend on: weights, photo, layer, library version."""
+        shape = f"{self.photo.size}".encode()
+        photo = hashlib.sha256(shape + self.photo.tobytes()).hexdigest()[:16]
+        return f"{self.model.weights_sha}-{photo}-{self.layer.name}-{__version__}"
 
     @property
     def embedding(self) -> Tensor:
@@ -87,17 +114,32 @@ class Trace:
         return full[0, 0]  # a batch of one, whatever the order of batch and tokens
 
     def _output_gradient(self, prompt: Prompt) -> Tensor:
-        if prompt not in self._gradients:
-            with torch.enable_grad():
-                score = self.model.scores(self._embedding, prompt)[0]
-                (full,) = torch.autograd.grad(score, self._output, retain_graph=True)
-            self._gradients[prompt] = full
+        self.prepare([prompt])
         return self._gradients[prompt]
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Compute the gradients of several prompts in one batched backward pass, and keep them."""
+        missing = [p for p in dict.fromkeys(prompts) if p not in self._gradients]
+        for start in range(0, len(missing), self.batch_size):
+            batch = missing[start : start + self.batch_size]
+            with torch.enable_grad():
+                scores = torch.cat([self.model.scores(self._embedding, p) for p in batch])
+                self._gradients.update(zip(batch, self._backward(scores), strict=True))
+
+    def _backward(self, scores: Tensor) -> Tensor:
+        """Gradients (P, *output) of P scores by the layer's output."""
+        if len(scores) == 1:
+            return torch.autograd.grad(scores[0], self._output, retain_graph=True)[0][None]
+        each = torch.eye(len(scores), device=scores.device)
+        (full,) = torch.autograd.grad(
+            scores, self._output, each, retain_graph=True, is_grads_batched=True
+        )
+        return full
 
     @property
     def default_k(self) -> int:
         """The paper's share of channels, 300 of 3072, of this layer."""
-        return max(1, round(300 / 3072 * len(self.activations)))
+        return paper_k(len(self.activations))
 
     def ranking(self, prompt: Prompt) -> Tensor:
         """Channels by mean gradient (signed), highest first: (C,) indices; ties by index."""
@@ -116,9 +158,7 @@ class Trace:
         low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
         return (large - low) / (high - low + 1e-6)
 
-    def masked_embeddings(
-        self, channels: Sequence[int] | Tensor, *, batch_size: int = BATCH_SIZE
-    ) -> Tensor:
+    def masked_embeddings(self, channels: Sequence[int] | Tensor) -> Tensor:
         """Unit embeddings of the photo masked by each channel: (n, D).
 
         They depend on no prompt, so each is computed once in the life of the trace. Masks multiply
@@ -126,22 +166,25 @@ class Trace:
         Channels whose activation is constant all mask everything and share one forward pass.
         """
         wanted = [int(c) for c in channels]
-        if wanted and not 0 <= min(wanted) <= max(wanted) < len(self.activations):
-            raise ValueError(
-                f"Got channels {min(wanted)} to {max(wanted)}; layer '{self.layer.name}' has "
-                f"channels 0 to {len(self.activations) - 1}."
-            )
-        missing = [c for c in dict.fromkeys(wanted) if c not in self._masked]
-        dead = set(self._constant(missing))
-        self._masked.update((c, self._blank) for c in dead)
-        alive = [c for c in missing if c not in dead]
-        for start in range(0, len(alive), batch_size):
-            batch = alive[start : start + batch_size]
-            embeddings = self._embed(self.pixels * self.masks(batch)[:, None])
-            self._masked.update(zip(batch, embeddings, strict=True))
+        embed_masked([(self, wanted)])
         if not wanted:
             return self.embedding.new_zeros((0, len(self.embedding)))
         return torch.stack([self._masked[c] for c in wanted])
+
+    def missing(self, channels: Sequence[int]) -> list[int]:
+        """Those of the channels whose masked copies are still to be embedded; dead ones are done.
+
+        Raises ValueError for channels that the layer does not have.
+        """
+        if len(channels) and not 0 <= min(channels) <= max(channels) < len(self.activations):
+            raise ValueError(
+                f"Got channels {min(channels)} to {max(channels)}; layer '{self.layer.name}' has "
+                f"channels 0 to {len(self.activations) - 1}."
+            )
+        missing = [c for c in dict.fromkeys(channels) if c not in self._masked]
+        dead = set(self._constant(missing))
+        self._masked.update((c, self._blank) for c in dead)
+        return [c for c in missing if c not in dead]
 
     def keep(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Return what was computed under this key; compute it the first time."""
@@ -150,18 +193,22 @@ class Trace:
         return self._kept[key]
 
     def embed_copies(
-        self, make: Callable[[range], Tensor], count: int, *, batch_size: int = BATCH_SIZE
+        self, make: Callable[[range], Tensor], count: int, *, batch_size: int | None = None
     ) -> Tensor:
         """Unit embeddings (count, D) of altered copies of the preprocessed photo.
 
         make: gives the copies (n, 3, S, S) of a range of indices; it is asked batch by batch.
         """
-        starts = range(0, count, batch_size)
-        parts = [self._embed(make(range(i, min(i + batch_size, count)))) for i in starts]
+        ranges = self._ranges(count, batch_size)
+        parts = [self._embed(make(indices), fast=True) for indices in ranges]
         return torch.cat(parts) if parts else self.embedding.new_zeros((0, len(self.embedding)))
 
+    def _ranges(self, count: int, batch_size: int | None) -> list[range]:
+        size = batch_size or self.batch_size
+        return [range(i, min(i + size, count)) for i in range(0, count, size)]
+
     def embed_activations(
-        self, make: Callable[[range], Tensor], count: int, *, batch_size: int = BATCH_SIZE
+        self, make: Callable[[range], Tensor], count: int, *, batch_size: int | None = None
     ) -> Tensor:
         """Unit embeddings (count, D) of the photo with the layer's activations replaced.
 
@@ -179,8 +226,7 @@ class Trace:
 
         try:
             with hooked([(self.layer.module, replace)]):
-                starts = range(0, count, batch_size)
-                return torch.cat([run(range(i, min(i + batch_size, count))) for i in starts])
+                return torch.cat([run(indices) for indices in self._ranges(count, batch_size)])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -244,8 +290,60 @@ class Trace:
         return self._embed(torch.zeros_like(self.pixels)[None])[0]
 
     @torch.inference_mode()
-    def _embed(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_pixels(pixels)
+    def _embed(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
+        return self.model.encode_pixels(pixels, fast=fast)
+
+    def stream(self, prompt: Prompt, k: int | None = None) -> Iterator[Heatmap]:
+        """gScoreCAM heatmaps that sharpen batch by batch; see `gs.stream`."""
+        from gscam_lib import heatmaps  # upward, so that trace.stream reads well
+
+        return heatmaps.stream(self, prompt, k)
+
+    def heatmaps(
+        self, prompts: Sequence[Prompt], method: str = "gscorecam", **options: Any
+    ) -> list[Heatmap]:
+        """Heatmaps of several prompts, in their order; what they share is computed once.
+
+        method, options: as in `gs.heatmap`.
+        """
+        from gscam_lib import heatmaps  # upward, so that trace.heatmaps reads well
+
+        return heatmaps.several(self, prompts, method, **options)
+
+
+def embed_masked(requests: Sequence[tuple[Trace, Sequence[int]]]) -> None:
+    """Embed the photos masked by channels, and keep it in their traces.
+
+    requests: traces of one model, each with the channels it will need. Copies of several photos
+    share batches, so that small k on many photos fill them. Where memory runs out, batches are
+    halved; what was embedded is kept.
+    """
+    todo = [(trace, c) for trace, channels in requests for c in trace.missing(channels)]
+    size = min((trace.batch_size for trace, _ in todo), default=1)
+    start = 0
+    while start < len(todo):
+        batch = todo[start : start + size]
+        try:
+            embeddings = _embed_batch(batch)
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+            continue
+        for (trace, channel), embedding in zip(batch, embeddings, strict=True):
+            trace._masked[channel] = embedding
+        start += size
+    for trace in dict.fromkeys(trace for trace, _ in todo):
+        if trace._store is not None:
+            trace._store.write(trace._masked)
+
+
+def _embed_batch(batch: Sequence[tuple[Trace, int]]) -> Tensor:
+    """Embed masked copies, those of one photo together: (n, D)."""
+    copies = []
+    for trace, group in groupby(batch, key=lambda pair: pair[0]):
+        copies.append(trace.pixels * trace.masks([c for _, c in group])[:, None])
+    return batch[0][0]._embed(copies[0] if len(copies) == 1 else torch.cat(copies), fast=True)
 
 
 @contextmanager
@@ -270,8 +368,8 @@ def _forward(model: Model, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor
             raise ValueError(
                 f"Layer '{layer.name}' does not give one tensor in one call; choose another layer."
             )
-        captured.append(output.detach().requires_grad_(True))
-        return captured[0].clone()  # so that what follows may work in place
+        captured.append(output.detach().float().requires_grad_(True))
+        return captured[0].to(output.dtype, copy=True)  # what follows may work in place
 
     with torch.enable_grad(), hooked([(layer.module, hook)]):
         embedding = model.encode_pixels(pixels[None])

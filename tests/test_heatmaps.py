@@ -102,7 +102,7 @@ def test_a_stream_ends_in_the_whole_and_scores_nothing_twice(resnet, photo, monk
     trace = resnet.trace(photo)
     embedded = []
     embed = trace._embed
-    monkeypatch.setattr(trace, "_embed", lambda x: embedded.append(len(x)) or embed(x))
+    monkeypatch.setattr(trace, "_embed", lambda x, **how: embedded.append(len(x)) or embed(x))
     seen = list(gs.stream(trace, "a cat", k=10, step=4))
     assert [heat.k for heat in seen] == [4, 8, 10]
     assert sum(embedded) <= 10

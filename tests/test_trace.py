@@ -1,10 +1,14 @@
 """trace.py: what is computed once, and that nothing is left behind."""
 
+import numpy as np
 import pytest
 import torch
+from conftest import tiny_clip
 
 import gscam_lib as gs
+from gscam_lib import Target
 from gscam_lib.clip import Model
+from gscam_lib.trace import embed_masked
 
 
 def hooks(model):
@@ -57,20 +61,20 @@ def test_gradient_predicts_the_change_of_the_logit(model, photo):
 
 def test_batch_size_changes_nothing(model, photo):
     some = range(7)
-    one = model.trace(photo).masked_embeddings(some, batch_size=1)
-    three = model.trace(photo).masked_embeddings(some, batch_size=3)
+    one = model.trace(photo, batch_size=1).masked_embeddings(some)
+    three = model.trace(photo, batch_size=3).masked_embeddings(some)
     torch.testing.assert_close(one, three, atol=1e-5, rtol=1e-4)
 
 
 def test_masked_copies_are_embedded_once_and_in_batches(resnet, photo, monkeypatch):
-    trace = resnet.trace(photo)
+    trace = resnet.trace(photo, batch_size=3)
     sizes = []
     embed = trace._embed
-    monkeypatch.setattr(trace, "_embed", lambda x: sizes.append(len(x)) or embed(x))
+    monkeypatch.setattr(trace, "_embed", lambda x, **how: sizes.append(len(x)) or embed(x))
     monkeypatch.setattr(trace, "_constant", lambda channels: [])
-    trace.masked_embeddings([5, 6, 7, 8, 5], batch_size=3)
+    trace.masked_embeddings([5, 6, 7, 8, 5])
     assert sizes == [3, 1]
-    trace.masked_embeddings([8, 9], batch_size=3)
+    trace.masked_embeddings([8, 9])
     assert sizes == [3, 1, 1]
     for prompt in ("a cat", "a dog"):
         gs.heatmap(trace, prompt, k=4)
@@ -133,3 +137,115 @@ def test_grad_mode_of_the_caller_does_not_matter(resnet, photo):
         inside = resnet.trace(photo).gradients("a cat")
         assert not torch.is_grad_enabled()
     torch.testing.assert_close(inside, resnet.trace(photo).gradients("a cat"))
+
+
+def test_copies_of_several_photos_share_batches(model, photo, monkeypatch):
+    traces = [model.trace(p, batch_size=4) for p in (photo, photo[:, ::-1].copy(), photo[::-1])]
+    for trace in traces:
+        monkeypatch.setattr(trace, "_constant", lambda channels: [])
+    wanted = [[0, 1, 2], [3, 4, 3], [1, 5, 6]]
+    calls = count_calls(model, monkeypatch)
+    embed_masked(list(zip(traces, wanted, strict=True)))
+    assert calls == [4, 4]
+    for trace, channels in zip(traces, wanted, strict=True):
+        alone = model.trace(trace.photo).masked_embeddings(channels)
+        before = len(calls)
+        torch.testing.assert_close(trace.masked_embeddings(channels), alone, atol=1e-5, rtol=1e-4)
+        assert len(calls) == before
+
+
+def count_calls(model, monkeypatch):
+    """Sizes of the batches that go through the image tower from here on."""
+    sizes = []
+    encode = model.encode_pixels
+    monkeypatch.setattr(model, "encode_pixels", lambda x, **how: sizes.append(len(x)) or encode(x))
+    return sizes
+
+
+def test_batches_are_halved_where_memory_runs_out(resnet, photo, monkeypatch):
+    encode = resnet.encode_pixels
+    sizes = []
+
+    def small_machine(pixels, **how):
+        sizes.append(len(pixels))
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("no memory left")
+        return encode(pixels)
+
+    monkeypatch.setattr(resnet, "encode_pixels", small_machine)
+    trace = resnet.trace(photo, batch_size=8)
+    monkeypatch.setattr(trace, "_constant", lambda channels: [])
+    found = trace.masked_embeddings(range(6))
+    assert sizes == [1, 6, 4, 2, 2, 2]  # all six, four of them, then as many as fit
+    monkeypatch.undo()
+    torch.testing.assert_close(found, resnet.trace(photo).masked_embeddings(range(6)))
+
+
+def test_the_batch_fits_the_free_memory(resnet, photo, monkeypatch):
+    assert 1 <= resnet.batch_size <= 16
+    monkeypatch.setattr("gscam_lib.clip.free_memory", lambda device: 2 * 5 * resnet._image_bytes)
+    fresh = tiny_clip("resnet")
+    assert fresh.batch_size == 5
+    with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
+        resnet.trace(photo, batch_size=0)
+
+
+def test_embeddings_are_kept_on_disk(resnet, photo, tmp_path, monkeypatch):
+    first = resnet.trace(photo, cache=tmp_path)
+    wanted = first.masked_embeddings(range(9))
+    second = resnet.trace(photo, cache=tmp_path)
+    sizes = count_calls(resnet, monkeypatch)
+    torch.testing.assert_close(second.masked_embeddings(range(9)), wanted)
+    assert sizes == []
+    second.masked_embeddings([20])
+    assert len(list(tmp_path.glob("*.safetensors"))) == len(list(tmp_path.iterdir())) == 1
+    assert set(range(9)) <= set(resnet.trace(photo, cache=tmp_path)._masked)
+    other = resnet.trace(photo[::-1], cache=tmp_path)
+    assert other.key != first.key
+    assert not other._masked
+    assert resnet.trace(photo, layer="layer3", cache=tmp_path).key != first.key
+
+
+def test_a_damaged_cache_file_is_replaced(resnet, photo, tmp_path):
+    resnet.trace(photo, cache=tmp_path).masked_embeddings([0, 1])
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.warns(UserWarning, match="cannot be used"):
+        trace = resnet.trace(photo, cache=tmp_path)
+    with pytest.warns(UserWarning, match="cannot be used"):
+        wanted = trace.masked_embeddings([0, 1])
+    torch.testing.assert_close(resnet.trace(photo, cache=tmp_path)._masked[1], wanted[1])
+
+
+def test_gradients_of_many_prompts_come_from_one_pass(model, photo):
+    prompts = ["a cat", "a dog", Target("a cat", against=["a dog", "a bird"]), "a cat"]
+    together, alone = model.trace(photo), model.trace(photo)
+    together.prepare(prompts)
+    assert len(together._gradients) == 3
+    for prompt in prompts:
+        torch.testing.assert_close(
+            together.gradients(prompt), alone.gradients(prompt), atol=1e-6, rtol=1e-4
+        )
+
+
+def test_heatmaps_of_many_prompts_equal_one_by_one(model, photo):
+    trace, prompts = model.trace(photo), ["a cat", "a dog", "a bird on a tree"]
+    for method, options in (("gscorecam", {"k": 6}), ("gscorecam", {}), ("gradcam", {})):
+        for prompt, heat in zip(prompts, trace.heatmaps(prompts, method, **options), strict=True):
+            alone = gs.heatmap(model.trace(photo), prompt, method, **options)
+            assert (heat.prompt, heat.k) == (alone.prompt, alone.k)
+            np.testing.assert_allclose(heat.values, alone.values, atol=2e-4)
+    *_, last = trace.stream("a cat", k=8)
+    np.testing.assert_array_equal(last.values, gs.heatmap(trace, "a cat", k=8).values)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_stays_near(photo, precision):
+    exact = tiny_clip("resnet")
+    rough = gs.Model(exact.network, exact.tokenizer, name="rough", precision=precision)
+    assert rough.weights_sha != exact.weights_sha
+    a, b = (gs.heatmap(m.trace(photo), "a cat", k=20) for m in (exact, rough))
+    assert a.values.dtype == b.values.dtype == np.float32
+    assert np.corrcoef(a.values.ravel(), b.values.ravel())[0, 1] > 0.9
+    with pytest.raises(ValueError, match="precision='int4'; expected one of fp32, bf16, fp16"):
+        gs.Model(exact.network, exact.tokenizer, precision="int4")
