@@ -1,0 +1,87 @@
+"""The explorer for a classroom: Voila serves the page, one process here holds the model.
+
+    python -m gscam_lib.explorer.app --model mini-rn --port 8866
+
+Every visitor has a kernel and a state of their own; all kernels ask the one engine. It listens on
+localhost unless --ip says otherwise: visitors run no code of their own, but there is no password.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gscam_lib.explorer.panel import Explorer
+
+ADDRESS, KEY, UPLOADS = "GSCAM_APP_ADDRESS", "GSCAM_APP_KEY", "GSCAM_APP_UPLOAD_MB"
+NOTEBOOK = Path(__file__).with_name("app.ipynb")
+
+
+def visitor() -> Explorer:
+    """The explorer of one visitor, asking the engine of `main`. Raises ValueError without one."""
+    from gscam_lib.explorer.panel import Explorer
+    from gscam_lib.explorer.server import RemoteEngine
+
+    if ADDRESS not in os.environ:
+        raise ValueError("There is no engine to ask; start the app with `make app`.")
+    engine = RemoteEngine(os.environ[ADDRESS], bytes.fromhex(os.environ[KEY]))
+    return Explorer(engine, upload_limit=int(float(os.environ[UPLOADS]) * 1e6))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the explorer until Voila ends; gives its exit code."""
+    options = _options(arguments)
+    from gscam_lib.clip import load_model
+    from gscam_lib.explorer.engine import Engine
+    from gscam_lib.explorer.photos import choose
+    from gscam_lib.explorer.server import Server
+
+    model = load_model(options.model)
+    photos = choose(options.images, photos_first=not model.name.startswith("mini"))
+    engine = Engine(model, photos, limit_s=options.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        address, key = f"{folder}/engine", secrets.token_bytes(32)
+        server = Server(engine, address, key)
+        environment = {
+            **os.environ, ADDRESS: address, KEY: key.hex(), UPLOADS: str(options.upload_mb),
+        }  # fmt: skip
+        try:
+            return subprocess.run(voila(options), env=environment, check=False).returncode
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            server.close()
+
+
+def voila(options: argparse.Namespace) -> list[str]:
+    """The command that serves the page."""
+    message = int(options.upload_mb * 1.5e6) + 1_000_000  # the file, and room for the rest
+    return [
+        sys.executable, "-m", "voila", str(NOTEBOOK), "--no-browser", f"--port={options.port}",
+        f"--Voila.ip={options.ip}", "--theme=light", "--show_tracebacks=False",
+        "--MappingKernelManager.cull_idle_timeout=900", "--MappingKernelManager.cull_interval=60",
+        f"--Voila.tornado_settings={{'websocket_max_message_size': {message}}}",
+    ]  # fmt: skip
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m gscam_lib.explorer.app", description=__doc__)
+    parser.add_argument("--model", default="mini-rn", help="as in load_model")
+    parser.add_argument("--images", default=None, help="a folder of photos; default: bundled")
+    parser.add_argument("--ip", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8866)
+    parser.add_argument("--seconds", type=float, default=60, help="the most one request may take")
+    parser.add_argument("--upload-mb", type=float, default=10, help="the largest upload")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

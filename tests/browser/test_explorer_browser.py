@@ -1,0 +1,305 @@
+"""The explorer in JupyterLab, as a page from disk, and as an app, in a real browser."""
+
+import base64
+import io
+import json
+import re
+import statistics
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from browser.conftest import free_port, serve, shot, stop
+from PIL import Image
+
+import gscam_lib as gs
+from gscam_lib.explorer import explore
+from gscam_lib.figures import overlay
+
+MODEL = "mini-rn"
+CODE = f"import gscam_lib as gs\nexplorer = gs.explore(gs.load_model({MODEL!r}))\nexplorer"
+STATE = ".gscam-explorer .gscam-state"
+PICTURE = ".gscam-explorer .widget-gridbox img"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return gs.load_model(MODEL)
+
+
+@pytest.fixture(scope="module", params=["on", "off"], ids=lambda s: f"subshells-{s}")
+def lab(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(f"lab-{request.param}")
+    cells = [nbformat.v4.new_code_cell(CODE)]
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, folder / "live.ipynb")
+    settings = folder / "settings" / "@jupyterlab" / "services-extension"
+    settings.mkdir(parents=True)
+    mode = "perCommTarget" if request.param == "on" else "disabled"
+    (settings / "kernel-settings.jupyterlab-settings").write_text(
+        f'{{"commsOverSubshells": "{mode}"}}'
+    )
+    port = free_port()
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
+        "--IdentityProvider.token=", "--ServerApp.password=", "--allow-root",
+        f"--ServerApp.root_dir={folder}", f"--LabApp.user_settings_dir={folder / 'settings'}",
+        f"--LabApp.workspaces_dir={folder / 'workspaces'}",
+    ]  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    process = serve(command, f"{url}/api/status", folder / "lab.log")
+    yield url
+    stop(process)
+
+
+@pytest.fixture
+def notebook(lab, page):
+    page.goto(f"{lab}/lab/tree/live.ipynb?reset")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.get_by_text("Idle").first.wait_for()
+    page.locator(".jp-Notebook .cm-content").first.click()
+    page.keyboard.press("Shift+Enter")
+    page.locator(STATE).filter(has_text="logit").first.wait_for()
+    settle(page)
+    yield page
+    page.request.fetch(f"{lab}/api/sessions").json()
+    for session in page.request.get(f"{lab}/api/sessions").json():
+        page.request.delete(f"{lab}/api/sessions/{session['id']}")
+
+
+def text(page):
+    return page.locator(STATE).first.inner_text()
+
+
+def settle(page):
+    """Wait until nothing is under way: Cancel can no longer be pressed."""
+    button = page.get_by_role("button", name="Cancel", exact=True).first
+    for _ in range(1800):
+        page.wait_for_timeout(50)
+        if button.is_disabled():
+            return
+    raise AssertionError("the explorer did not come to rest")
+
+
+def picture(page):
+    """The bytes of the first map."""
+    return bytes(
+        page.evaluate(
+            "async q => [...new Uint8Array(await (await fetch(document.querySelector(q).src))"
+            ".arrayBuffer())]",
+            PICTURE,
+        )
+    )
+
+
+def changed(page, before):
+    page.wait_for_function(
+        "([q, t]) => document.querySelector(q).innerText !== t", arg=[STATE, before]
+    )
+    settle(page)
+
+
+def control(page, label):
+    return page.locator(".gscam-explorer .widget-hbox, .gscam-explorer .widget-inline-hbox").filter(
+        has=page.locator(f"label:text-is('{label}')")
+    ).last  # fmt: skip
+
+
+def agrees(page, model, prompt):
+    """The text on the screen says what the library says when called directly."""
+    said = text(page)
+    k = int(re.search(r"with (\d+) of", said)[1])
+    first = next(iter(gs.scenes.load("multi")))
+    heat = gs.heatmap(model.trace(first.image), prompt, k=k)
+    box = gs.heatmap_to_box(heat)
+    assert f"“{prompt}”" in said
+    assert f"logit {heat.logit:.2f}" in said
+    assert "box {}, {} to {}, {}".format(*box) in said
+    return k
+
+
+def test_lab(notebook, model, tmp_path, capsys):
+    page = notebook
+    shot(page, "lab")
+    field = control(page, "Prompts").locator("input")
+    before = text(page)
+    field.fill("zebra")
+    field.press("Enter")
+    changed(page, before)
+    k = agrees(page, model, "zebra")
+
+    handle = control(page, "Channels k").locator(".noUi-handle")
+    at, seen = handle.bounding_box(), picture(page)
+    before = text(page)
+    page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(at["x"] - 60, at["y"] + at["height"] / 2, steps=6)
+    page.mouse.up()
+    changed(page, before)
+    assert picture(page) != seen
+    assert agrees(page, model, "zebra") < k
+
+    seen, before = picture(page), text(page)
+    handle.focus()
+    page.keyboard.press("ArrowLeft")
+    changed(page, before)
+    assert picture(page) != seen
+    agrees(page, model, "zebra")
+    latency(page, handle, capsys)
+
+    upload_and_break(page, tmp_path)
+    cancel(page)
+
+
+def latency(page, handle, capsys):
+    """Median time from a key on the slider to a new picture, all channels warm."""
+    handle.focus()
+    page.evaluate(
+        """q => { window.times = []; window.pressed = 0;
+        document.addEventListener('keydown', () => { window.pressed = performance.now(); }, true);
+        new MutationObserver(() => { if (window.pressed) {
+            window.times.push(performance.now() - window.pressed); window.pressed = 0; } })
+          .observe(document.querySelector(q), {attributes: true, attributeFilter: ['src']}); }""",
+        PICTURE,
+    )
+    for _ in range(12):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(400)
+    times = page.evaluate("window.times")
+    assert len(times) >= 8
+    with capsys.disabled():
+        print(
+            f"\nslider to picture, warm: median {statistics.median(times):.0f} ms of {len(times)}"
+        )
+
+
+def upload_and_break(page, tmp_path):
+    good, broken = tmp_path / "green.png", tmp_path / "broken.png"
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    Image.fromarray(noise).resize((320, 240)).save(good)
+    broken.write_bytes(good.read_bytes()[:200])
+    before = text(page)
+    button = page.locator(".gscam-explorer input[type=file]")
+    button.set_input_files(good)
+    changed(page, before)
+    assert control(page, "Photo").locator("select option:checked").inner_text() == "green.png"
+    button.set_input_files(broken)
+    page.locator(".gscam-error").filter(has_text="broken.png cannot be read").wait_for()
+    shot(page, "broken_file")
+
+
+def cancel(page):
+    control(page, "Method").locator("select").select_option(label="ScoreCAM")
+    button = page.get_by_role("button", name="Cancel", exact=True).first
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.gscam-explorer .widget-html')]"
+        ".some(e => /[0-9]+ of at most/.test(e.innerText))"
+    )
+    shot(page, "working")
+    button.click()
+    page.get_by_text("what has been scored is kept").wait_for()
+    assert button.is_disabled()
+
+
+# ---------------------------------------------------------------- without a kernel
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    explorer = explore(model, prompts="cow; zebra")
+    assert explorer.wait(120)
+    path = explorer.export_html(tmp_path_factory.mktemp("page") / "page.html")
+    request = explorer.request()
+    trace = explorer._engine.trace(request.photo)
+    explorer.close()
+    return path, trace
+
+
+def test_page_from_disk(exported, browser, capsys):
+    path, trace = exported
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
+    page = context.new_page()
+    asked, wrong = [], []
+    page.on("request", lambda r: asked.append(r.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_function("() => window.explorer")
+    worst = 0
+    for prompt, steps in (("cow", 0), ("zebra", 12), ("cow", 25), ("cow", -50)):
+        page.locator("#prompt").select_option(label=prompt)
+        page.locator("#k").focus()
+        for _ in range(abs(steps)):
+            page.keyboard.press("ArrowRight" if steps > 0 else "ArrowLeft")
+        page.wait_for_timeout(300)
+        worst = max(worst, compare(page, trace, prompt))
+    before = page.evaluate("window.explorer.box")
+    page.locator("#threshold").focus()
+    page.keyboard.press("End")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.explorer.box") != before
+    with capsys.disabled():
+        print(f"\npage: {path.stat().st_size / 1e6:.2f} MB, largest difference {worst}/255")
+    shot(page, "page")
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert wrong == []
+    context.close()
+
+
+def compare(page, trace, prompt):
+    """Largest difference of the canvas from the library's picture, in steps of 255."""
+    k = page.evaluate("window.explorer.k")
+    heat = gs.heatmap(trace, prompt, k=k)
+    url = page.evaluate("document.getElementById('picture').toDataURL('image/png')")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB"))
+    expected = overlay(trace.image, heat.values, opacity=0.75)
+    worst = int(np.abs(shown.astype(int) - expected).max())
+    assert worst <= 2
+    assert tuple(page.evaluate("window.explorer.box")) == gs.heatmap_to_box(heat)
+    return worst
+
+
+# ---------------------------------------------------------------- the app
+
+
+def test_three_visitors(browser, tmp_path, capsys):
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "gscam_lib.explorer.app", "--model", MODEL, f"--port={port}"]
+    process = serve(command, f"{url}/static/voila.js", tmp_path / "app.log")
+    try:
+        contexts = [browser.new_context(viewport={"width": 1280, "height": 900}) for _ in range(3)]
+        pages = [context.new_page() for context in contexts]
+        for page in pages:
+            page.set_default_timeout(90_000)
+            page.goto(url, wait_until="commit")
+        for page in pages:
+            page.locator(STATE).filter(has_text="logit").first.wait_for()
+        prompts = ["cow", "zebra", "a pizza"]
+        for page, prompt in zip(pages, prompts, strict=True):
+            field = control(page, "Prompts").locator("input")
+            field.fill(prompt)
+            field.press("Enter")
+        for page, prompt in zip(pages, prompts, strict=True):
+            page.locator(STATE).filter(has_text=f"“{prompt}”").first.wait_for()
+        assert [p in text(page) for page, p in zip(pages, prompts, strict=True)] == [True] * 3
+        shot(pages[1], "app")
+        with capsys.disabled():
+            print("\n" + memory(process.pid))
+        for context in contexts:
+            context.close()
+    finally:
+        stop(process)
+
+
+def memory(pid):
+    """What the engine and each kernel hold, in MB of their own."""
+    import psutil
+
+    rows = []
+    for child in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        line = " ".join(child.cmdline())
+        kind = "kernel" if "ipykernel" in line else "voila" if "-m voila" in line else "engine"
+        rows.append(f"{kind} {child.memory_full_info().uss / 1e6:.0f} MB")
+    return "memory of their own: " + ", ".join(rows)
