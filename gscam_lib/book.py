@@ -32,7 +32,7 @@ PAPER = {
     "objects_grid": "COCO scenes × methods with boxes",
     "objects_by_number": "mean IoU by classes in the image",
     "table_hits": "the tables of zero-shot localization",
-    "bias_cases": "the baggage sign and the tennis court",
+    "bias_suspects": "the baggage sign and the tennis court",
 }
 
 

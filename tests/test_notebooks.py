@@ -1,58 +1,162 @@
-"""The notebooks: they run, and they keep the rules of the series."""
+"""The notebooks: they run, they keep the rules of the series, and the class version can be solved.
+
+Each runs under nbmake with the small setting that its first cell carries (metadata nbmake.mock).
+"""
 
 import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
+
+from gscam_lib import book
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = book.notebooks()
+CLASS = sorted((ROOT / "notebooks").glob("class_*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+by_class = pytest.mark.parametrize("path", CLASS, ids=lambda p: p.stem)
 
 
-def cells(path, kind="code"):
-    notebook = nbformat.read(path, as_version=4)
-    return [c for c in notebook.cells if c.cell_type == kind]
+def read(path):
+    return nbformat.read(path, as_version=4)
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+def code(path):
+    return [c for c in read(path).cells if c.cell_type == "code"]
+
+
+def nbmake(path, figures):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake"]
+    environment = {**os.environ, "GSCAM_FIGURES": str(figures), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "--nbmake-timeout=600", str(path)],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_the_series_is_whole():
+    assert [p.stem[:2] for p in NOTEBOOKS] == [f"{n:02}" for n in range(10)]
 
 
 @by_name
-def test_notebook_runs(path, tmp_path, monkeypatch):
-    """Run in a copy of the folder layout, so that committed figures stay as they are."""
-    from nbclient import NotebookClient
-
-    monkeypatch.setenv("GSCAM_FIGURES", str(tmp_path))
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    assert list(tmp_path.glob("*.png")), "a notebook makes at least one figure"
+def test_notebook_runs(path, tmp_path):
+    """With its small setting, figures put elsewhere, so that committed ones stay as they are."""
+    before = path.read_bytes()
+    done = nbmake(path, tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert path.read_bytes() == before
+    assert {p.stem for p in tmp_path.glob("*.png")} == {n for n, _ in book.saved_figures(path)}
 
 
 @by_name
 def test_notebook_keeps_the_rules(path):
     assert path.stat().st_size <= 1.5e6
-    code = cells(path)
-    assert len(code) <= 12
-    assert "widgets" not in nbformat.read(path, as_version=4).metadata
-    assert "parameters" in code[0].metadata.get("tags", [])
-    for cell in code:
+    cells = code(path)
+    assert len(cells) <= 12
+    assert "widgets" not in read(path).metadata
+    assert "parameters" in cells[0].metadata.get("tags", [])
+    assert "MODEL" in cells[0].source
+    for cell in cells:
         assert cell.execution_count, "committed executed"
-        assert not any(output.output_type == "error" for output in cell.outputs)
         tree = ast.parse("\n".join(s for s in cell.source.splitlines() if not s.startswith("%")))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 5, "a def of at most five lines"
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert not re.search(r"PosixPath|\.png\b|/site-packages/|/tmp/", text), "prints a path"
+            assert output.get("name") != "stderr", text
+    assert "environment(" in cells[-1].source
 
 
 @by_name
-def test_figures_of_the_notebook_are_committed(path):
-    import re
+def test_after_each_figure_stands_what_to_notice(path):
+    cells = read(path).cells
+    for i, cell in enumerate(cells):
+        if cell.cell_type == "code" and "figures.save(" in cell.source:
+            text = next(c.source for c in cells[i:] if c.cell_type == "markdown")
+            assert "What to notice" in text, cell.source[:200]
 
-    names = re.findall(r'save\(\s*\w+,\s*"(\w+)"', "\n".join(c.source for c in cells(path)))
+
+@by_name
+def test_two_exercises_with_folded_solutions(path):
+    text = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+    exercises, solutions = text.partition("## Exercises")[2].split("<details>")
+    assert re.findall(r"^(\d)\. ", exercises, re.M) == ["1", "2"]
+    assert re.findall(r"^(\d)\. ", solutions.split("</details>")[0], re.M) == ["1", "2"]
+
+
+@by_name
+def test_first_cell_fetches_nothing_but_on_colab(path):
+    source = code(path)[0].source
+    assert 'if "google.colab" in sys.modules:' in source
+    before = source.partition('if "google.colab"')[0]
+    assert not re.search(r"system|pip|git clone", before)
+    rest = "\n".join(c.source for c in code(path)[1:])
+    assert not re.search(r"\bpip install\b|\bgit clone\b|urlopen|requests\.", rest)
+
+
+@by_name
+def test_captions_name_the_weights(path):
+    names = [name for name, _ in book.saved_figures(path)]
     assert names
     for name in names:
-        assert (ROOT / "figures" / f"{name}.png").is_file()
         assert (ROOT / "figures" / f"{name}.pdf").is_file()
+        with Image.open(ROOT / "figures" / f"{name}.png") as opened:
+            assert "Weights: " in opened.info["Description"], name
+
+
+def test_links_between_notebooks_lead_somewhere():
+    for path in NOTEBOOKS:
+        text = "\n".join(c.source for c in read(path).cells if c.cell_type == "markdown")
+        for name in re.findall(r"\]\((\w+\.ipynb)\)", text):
+            assert (path.parent / name).is_file(), f"{path.name} links to {name}"
+
+
+def test_the_index_of_figures_is_the_written_one(tmp_path):
+    committed = (ROOT / "figures" / "README.md").read_text()
+    for png in (ROOT / "figures").glob("*.png"):
+        shutil.copy(png, tmp_path)
+    assert book.write_index(tmp_path).read_text() == committed, "run make figures"
+
+
+def test_the_papers_figures_are_matched_with_figures_that_exist():
+    saved = {name for path in NOTEBOOKS for name, _ in book.saved_figures(path)}
+    assert set(book.PAPER) <= saved
+
+
+# ---------------------------------------------------------------- the class version
+
+
+def test_there_is_a_class_version():
+    assert [p.stem for p in CLASS] == ["class_08_by_hand"]
+
+
+@by_class
+def test_class_version_is_made_from_the_teachers(path):
+    teacher = read(path.with_name(path.name.removeprefix("class_")))
+    made = book.with_blanks(teacher)
+    assert [c.source for c in read(path).cells] == [c.source for c in made.cells], "make figures"
+    blanks = "\n".join(c.source for c in code(path)).count("= ...  # ✎")
+    assert blanks >= 10
+    assert not any(c.outputs for c in code(path))
+
+
+@by_class
+def test_class_version_fails_empty_and_runs_when_filled(path, tmp_path):
+    """The checks in it notice a blank, and the teacher's answers satisfy them."""
+    empty, full = tmp_path / "empty.ipynb", tmp_path / "full.ipynb"
+    nbformat.write(read(path), empty)
+    teacher = read(path.with_name(path.name.removeprefix("class_")))
+    nbformat.write(book.filled(read(path), teacher), full)
+    assert nbmake(empty, tmp_path).returncode == 1
+    done = nbmake(full, tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
