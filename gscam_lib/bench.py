@@ -1,30 +1,65 @@
-"""Benchmarks: the library beside the bare forward passes it is made of, in one process, in turn."""
+"""Benchmarks: the library beside the forward passes it is made of, and beside what others do.
+
+What is compared runs in one process, in turn, so that a noisy machine is noisy for both.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from gscam_lib.clip import load_model
-from gscam_lib.methods import METHODS
-from gscam_lib.trace import BATCH_SIZE
+from gscam_lib import figures
+from gscam_lib.boxes import heatmap_to_box
+from gscam_lib.clip import Model, load_model, paper_k
+from gscam_lib.heatmaps import heatmap, several
+from gscam_lib.metrics import best_iou
+from gscam_lib.trace import Trace
 
-PROMPT = "an apple on a table"
+MODELS = ("mini-rn", "RN50/random")
+PROMPTS = tuple(f"a photo of {thing}" for thing in (
+    "an apple", "a suitcase", "a dog", "a guitar", "a boat", "a cake", "a chair", "a tree",
+))  # fmt: skip
+COCO_PHOTOS = 4952  # in val2017, with objects
+COCO_PAIRS = round(3.5 * COCO_PHOTOS)  # 3.5 categories in a photo: Lin et al., ECCV 2014
 
 
-def photo() -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """A photo with no constant parts, from a fixed seed: (300, 400, 3) uint8."""
+@dataclass(frozen=True)
+class Row:
+    """One comparison: ours against what, as a ratio or a value, and what was asked for."""
+
+    what: str
+    model: str
+    ours: str
+    against: str
+    value: float
+    target: str
+    met: bool | None = None  # None: nothing was asked for
+
+
+def photo(height: int = 300, width: int = 400) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A photo with no constant parts, from a fixed seed: (height, width, 3) uint8."""
     rng = np.random.default_rng(0)
-    return np.kron(rng.integers(0, 255, (30, 40, 3)), np.ones((10, 10, 1))).astype(np.uint8)
+    tiles = rng.integers(0, 255, (-(-height // 10), -(-width // 10), 3))
+    return np.kron(tiles, np.ones((10, 10, 1))).astype(np.uint8)[:height, :width]
 
 
 def alternate(rounds: int, *timed: Callable[[], object]) -> list[list[float]]:
@@ -38,63 +73,367 @@ def alternate(rounds: int, *timed: Callable[[], object]) -> list[list[float]]:
     return seconds
 
 
-def against_bare_forward(name: str, k: int, rounds: int = 5) -> list[str]:
-    """Compare gScoreCAM with one bare forward pass over k images in batches of the same size."""
-    model = load_model(name)
-    images = torch.randn(k, 3, model.input_size, model.input_size)
-    model.encode_text([PROMPT])
+def ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """Median over the rounds of a / b."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
-    @torch.no_grad()
-    def bare() -> None:
-        for batch in images.split(BATCH_SIZE):
+
+# ---------------------------------------------------------------- what ours is held against
+
+
+def plain_forward(model: Model, images: Tensor, size: int) -> None:
+    """Embed images in batches, and nothing else."""
+    with torch.inference_mode():
+        for batch in images.split(size):
             model.network.encode_image(batch)
 
-    def ours() -> None:
-        METHODS["gscorecam"](model.trace(photo()), PROMPT, k=k)
 
-    alternate(1, bare, ours)
-    times = alternate(rounds, bare, ours)
-    ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
-    medians = [statistics.median(t) for t in times]
+def naive(model: Model, image: Any, prompt: str, k: int) -> Tensor:
+    """gScoreCAM as the paper's released code goes about it, from METHODS.md: nothing is kept.
+
+    Every call runs the photo again, makes all masked copies before the first is scored, and
+    encodes the prompt anew for every batch.
+    """
+    trace = Trace(model, Image.fromarray(image), model.layer)
+    tokens = model.tokenizer([prompt], context_length=model.network.context_length)
+    text = nn.functional.normalize(model.network.encode_text(tokens), dim=-1)
+    score = model.logit_scale * (trace._embedding @ text.T)[0, 0]
+    (gradient,) = torch.autograd.grad(score, trace._output)
+    chosen = gradient[0].mean((1, 2)).argsort(descending=True)[:k]
+    copies = trace.pixels * trace.masks(chosen)[:, None]
+    scores = torch.zeros(len(trace.activations))
+    found = []
+    with torch.no_grad():
+        for batch in copies.split(model.batch_size):
+            text = nn.functional.normalize(model.network.encode_text(tokens), dim=-1)
+            images = nn.functional.normalize(model.network.encode_image(batch), dim=-1)
+            found.append((model.logit_scale * images @ text.T)[:, 0])
+    scores[chosen] = torch.cat(found)
+    return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()
+
+
+def gradcam_scorecam(model: Model, image: Any, prompt: str) -> Any:
+    """ScoreCAM of the package grad-cam for one prompt. Needs the extra `dev`."""
+    from pytorch_grad_cam import ScoreCAM
+
+    text = model.encode_text([prompt])
+    network, scale = model.network, model.logit_scale
+
+    class Logit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = network.visual
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return scale * nn.functional.normalize(self.visual(pixels), dim=-1) @ text.T
+
+    wrapped = Logit()
+    with ScoreCAM(wrapped, [model.layer.module]) as cam:
+        cam.batch_size = model.batch_size
+        return cam(model.preprocess(Image.fromarray(image))[None], [lambda logits: logits[0]])
+
+
+# ---------------------------------------------------------------- the rows
+
+
+def forward_rows(model: Model, rounds: int) -> list[Row]:
+    """GScoreCAM against bare forward passes at their best batch size, and against the naive one."""
+    k, image = paper_k(model.channels), photo()
+    images = torch.randn(k, 3, model.input_size, model.input_size)
+    sizes = (8, 16, 32)
+    for size in sizes:
+        plain_forward(model, images[: 2 * size], size)
+    trials = alternate(2, *(lambda s=s: plain_forward(model, images, s) for s in sizes))
+    best = sizes[int(np.argmin([min(t) for t in trials]))]
+    ours, bare, slow = alternate(
+        rounds,
+        lambda: heatmap(model.trace(image), PROMPTS[0], k=k),
+        lambda: plain_forward(model, images, best),
+        lambda: naive(model, image, PROMPTS[0], k),
+    )
+    bare_ratio, gain = ratio(ours, bare), ratio(slow, ours)
+    seconds = f"{statistics.median(ours):.2f} s"
     return [
-        f"gScoreCAM, {name}, k = {k}",
-        f"{medians[1]:.2f} s",
-        f"bare forward of {k} images: {medians[0]:.2f} s",
-        f"{ratio:.2f}",
-    ]
+        Row(f"gScoreCAM, one prompt, k = {k}", model.name, seconds,
+            f"bare forward of {k} images, batches of {best}: {statistics.median(bare):.2f} s",
+            bare_ratio, "≤ 1.10 ×", bare_ratio <= 1.10),
+        Row(f"gScoreCAM, one prompt, k = {k}", model.name, seconds,
+            f"naive, in the style of the released code: {statistics.median(slow):.2f} s",
+            gain, "≥ 1.3 times faster", gain >= 1.3),
+    ]  # fmt: skip
 
 
-def peak_memory(name: str, k: int) -> float:
-    """MiB that gScoreCAM adds to the peak memory of a fresh process that holds model and trace."""
-    model = load_model(name)
-    trace = model.trace(photo())
-    trace.gradients(PROMPT)
+def grid_row(model: Model) -> Row:
+    """8 prompts × 8 values of k against the naive one, a call at a time."""
+    k, image = paper_k(model.channels), photo()
+    ks = [max(1, k * i // 8) for i in range(1, 9)]
+
+    def ours() -> None:
+        trace = model.trace(image)
+        for count in reversed(ks):
+            several(trace, PROMPTS, k=count)
+
+    def every_eighth() -> None:
+        for prompt, count in zip(PROMPTS, ks, strict=True):
+            naive(model, image, prompt, count)
+
+    (mine,), (sample,) = alternate(1, ours, every_eighth)
+    gain = 8 * sample / mine
+    return Row("8 prompts × 8 values of k", model.name, f"{mine:.2f} s",
+               f"naive: {8 * sample:.1f} s (8 of the 64 calls, each prompt and k once, times 8)",
+               gain, "≥ 20 times faster", gain >= 20)  # fmt: skip
+
+
+def warm_rows(model: Model, rounds: int) -> list[Row]:
+    """A further prompt whose channels are known, and a move of k on a warm trace."""
+    trace, k = model.trace(photo()), paper_k(model.channels)
+    trace.masked_embeddings(range(model.channels))
+    for prompt in PROMPTS:
+        heatmap(trace, prompt, k=k)
+    heatmap(trace, "a warm-up", k=k)
+    prompts = iter([f"a photo of number {i}" for i in range(rounds)])
+    ks = iter([k - i % k for i in range(1, rounds + 1)])
+    (further, move) = alternate(
+        rounds,
+        lambda: heatmap(trace, next(prompts), k=k),
+        lambda: heatmap(trace, PROMPTS[0], k=next(ks)),
+    )
+    first, second = 1000 * statistics.median(further), 1000 * statistics.median(move)
+    ask = model.name == "mini-rn"
+    return [
+        Row("a further prompt, its channels known", model.name, f"{first:.0f} ms", "", first,
+            "≤ 60 ms" if ask else "", first <= 60 if ask else None),
+        Row("a move of k on a warm trace", model.name, f"{second:.1f} ms", "", second,
+            "≤ 10 ms" if ask else "", second <= 10 if ask else None),
+    ]  # fmt: skip
+
+
+def scorecam_row(model: Model) -> Row:
+    """ScoreCAM for 5 prompts against the package grad-cam, which shares nothing between them."""
+    image = photo()
+
+    def ours() -> None:
+        several(model.trace(image), PROMPTS[:5], "scorecam")
+
+    (mine,), (one,) = alternate(1, ours, lambda: gradcam_scorecam(model, image, PROMPTS[0]))
+    gain = 5 * one / mine
+    return Row(f"ScoreCAM, C = {model.channels}, 5 prompts", model.name, f"{mine:.1f} s",
+               f"grad-cam's ScoreCAM: {5 * one:.1f} s (one prompt, times 5)",
+               gain, "≥ 5 times faster", gain >= 5)  # fmt: skip
+
+
+def peak(name: str, what: str) -> float:
+    """MiB that a job adds to the peak memory of a fresh process that holds the model."""
+    model, image = load_model(name), photo()
+    model.encode_text([PROMPTS[0]])
+    size = model.batch_size
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    METHODS["gscorecam"](trace, PROMPT, k=k)
+    if what == "gscorecam":
+        heatmap(model.trace(image), PROMPTS[0], k=model.channels)
+    else:
+        pixels = model.preprocess(Image.fromarray(image))
+        plain_forward(model, pixels.repeat(size, 1, 1, 1), size)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
-def memory_against_k(name: str, ks: list[int]) -> list[list[str]]:
-    """Peak memory for each k, each in a process of its own."""
-    rows = []
-    for k in ks:
+def memory_row(name: str) -> Row:
+    """Peak memory of gScoreCAM at k = C against one plain batch, each in its own process."""
+    found = []
+    for what in ("gscorecam", "plain"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            peak = process.submit(peak_memory, name, k).result()
-        rows.append([f"peak memory above model and trace, {name}, k = {k}", f"{peak:.0f} MiB"])
+            found.append(process.submit(peak, name, what).result())
+    value = found[0] / found[1]
+    return Row("peak memory above the model, k = C", name, f"{found[0]:.0f} MiB",
+               f"one plain batch of the same size: {found[1]:.0f} MiB", value,
+               "≤ 1.3 ×", value <= 1.3)  # fmt: skip
+
+
+def import_rows(rounds: int) -> list[Row]:
+    """Seconds of importing and of `gscam --help` in fresh processes, less an empty one's."""
+    python = sys.executable
+    code = {
+        "empty": "pass", "import gscam_lib": "import gscam_lib",
+        "gscam --help": "from gscam_lib.cli import app; app(['--help'], standalone_mode=False)",
+    }  # fmt: skip
+    runs = [lambda c=c: subprocess.run([python, "-c", c], check=True, capture_output=True)
+            for c in code.values()]  # fmt: skip
+    alternate(1, *runs)
+    empty, *others = (statistics.median(t) for t in alternate(rounds, *runs))
+    asked = (0.2, 0.5)
+    return [
+        Row(what, "", f"{took - empty:.2f} s", f"an empty interpreter: {empty:.2f} s",
+            took - empty, f"≤ {limit} s", took - empty <= limit)
+        for what, took, limit in zip(list(code)[1:], others, asked, strict=True)
+    ]  # fmt: skip
+
+
+def precision_rows(name: str, rounds: int) -> list[Row]:
+    """What lower precision and torch.compile change in speed, maps and boxes."""
+    image, exact = photo(), load_model(name)
+    k = paper_k(exact.channels)
+    wanted = heatmap(exact.trace(image), PROMPTS[0], k=k)
+    rows = []
+    for how in ({"precision": "bf16"}, {"precision": "fp16"}, {"compile": True}):
+        try:
+            other = load_model(name, **how)
+            found = heatmap(other.trace(image), PROMPTS[0], k=k)
+        except Exception as error:  # no compiler here: the row says so
+            rows.append(Row(f"load_model({_call(how)})", name, "not possible here",
+                            f"{type(error).__name__}", float("nan"), ""))  # fmt: skip
+            continue
+        times = alternate(rounds, *(lambda m=m: heatmap(m.trace(image), PROMPTS[0], k=k)
+                                    for m in (other, exact)))  # fmt: skip
+        box = heatmap_to_box(wanted)
+        overlap = float("nan") if box is None else best_iou(heatmap_to_box(found), [box])
+        apart = float(np.abs(found.values - wanted.values).max())
+        value = ratio(*reversed(times))
+        rows.append(Row(f"load_model({_call(how)}), gScoreCAM, k = {k}", name,
+                        f"{statistics.median(times[0]):.2f} s",
+                        f"fp32: {statistics.median(times[1]):.2f} s; maps differ by at most "
+                        f"{apart:.4f}, IoU of the boxes {overlap:.3f}", value, ""))  # fmt: skip
     return rows
 
 
-def report(out: Path) -> str:
-    """Run everything and write the Markdown report; returns its text."""
-    machine = (
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"fp32, batches of {BATCH_SIZE}; random weights, medians of rounds taken in turn."
+def _call(how: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in how.items())
+
+
+# ---------------------------------------------------------------- how cost grows
+
+
+def scaling(model: Model, points: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds against k, C (ScoreCAM at four layers), prompts and the photo's pixels."""
+    full = model.channels
+    heatmap(model.trace(photo()), PROMPTS[0], k=paper_k(full))
+
+    def seconds(prompts: Sequence[str] = PROMPTS[:1], side: int = 300, layer: str | None = None,
+                method: str = "gscorecam", **options: Any) -> float:  # fmt: skip
+        picture = photo(side, side)
+        return min(alternate(2, lambda: several(model.trace(picture, layer=layer), prompts, method,
+                                                **options))[0])  # fmt: skip
+
+    few = full // 4 // points
+    layers = {f"layer{i}": 0 for i in range(1, 5)}
+    for layer in layers:
+        layers[layer] = len(model.trace(photo(), layer=layer).activations)
+    return {
+        "k": [(few * i, seconds(k=few * i)) for i in range(1, points + 1)],
+        "C": [(count, seconds(layer=layer, method="scorecam"))
+              for layer, count in list(layers.items())[:points]],
+        "P": [(p, seconds(PROMPTS[:p], k=few)) for p in (1, 2, 4, 8)[:points]],
+        "megapixels of the photo": [
+            (s * s / 1e6, seconds(side=s, k=few)) for s in (300, 600, 1200, 2400)[:points]
+        ],
+    }  # fmt: skip
+
+
+def draw(found: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
+    """Draw seconds against k, C, P and size, with the straight line of least squares."""
+    names = list(next(iter(found.values())))
+    figure, axes = plt.subplots(1, len(names), figsize=(14, 3.4), layout="constrained")
+    for ax, name in zip(axes, names, strict=True):
+        for color, (model, series) in zip(("C0", "C1"), found.items(), strict=False):
+            x, y = np.array(series[name]).T
+            slope, start = np.polyfit(x, y, 1)
+            ax.plot(x, start + slope * x, color=color, lw=1)
+            label = f"{model}: {1000 * slope:.3g} ms each"
+            ax.plot(x, y, "o", color=color, label=label)
+        ax.set(xlabel=name, ylim=(0, None), xlim=(0, None))
+        ax.legend(fontsize=8, loc="upper left")
+    axes[0].set_ylabel("seconds")
+    return figure
+
+
+# ---------------------------------------------------------------- the whole benchmark, on paper
+
+
+def plan() -> str:
+    """What the paper's benchmark costs with RN50x16, from counted operations; Markdown."""
+    model = load_model("RN50x16/random")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.network.encode_image(torch.zeros(1, 3, model.input_size, model.input_size))
+    flops, k, channels = counter.get_total_flops(), paper_k(model.channels), model.channels
+    gpu = 0.3 * 67e12  # fp32 on tensor-free cores of an H100 SXM by its data sheet, at 30 %
+    embed = channels * 4 * model.network.visual.output_dim / 1e6
+
+    def line(what: str, passes: float) -> str:
+        hours = passes * flops / gpu / 3600
+        return f"| {what} | {passes / 1e6:.2f} million | {hours:.1f} |"
+
+    shared = COCO_PHOTOS + COCO_PAIRS * k
+    naive_passes = COCO_PAIRS * (1 + k)
+    return "\n".join([
+        "## The whole benchmark, on paper", "",
+        f"COCO val2017 has {COCO_PHOTOS:,} photos with objects; at 3.5 categories in a photo (Lin "
+        f"et al. 2014) these are {COCO_PAIRS:,} (photo, class) pairs. One forward pass of RN50x16 "
+        f"at {model.input_size} px takes {flops / 1e9:.0f} GFLOP (counted here). GPU-hours assume "
+        "an H100's 67 TFLOP/s in fp32 (its data sheet) at 30 %; they are arithmetic, not a "
+        "measurement.", "",
+        "| what | forward passes | GPU-hours |", "|---|---|---|",
+        line(f"gScoreCAM, k = {k}, one call a pair", naive_passes),
+        line("the photo's own pass shared by its prompts", shared),
+        line("channels shared by a photo's prompts, at best (one prompt's worth)",
+             COCO_PHOTOS * (1 + k)),
+        line(f"ScoreCAM, C = {channels}, every pair anew", COCO_PAIRS * (1 + channels)),
+        line("ScoreCAM, copies shared by a photo's prompts", COCO_PHOTOS * (1 + channels)), "",
+        f"What k costs in all lies between the second and the third line. In 16 shards the second "
+        f"line takes {shared * flops / gpu / 3600 / 16:.1f} hours on 16 GPUs. Rows need about "
+        f"{COCO_PAIRS * 150 / 1e6:.0f} MB for each method; the optional cache of embeddings "
+        f"{embed:.0f} MB for each photo with all channels, {embed * k / channels:.1f} MB with k. "
+        "bf16 (above, what it changes) runs on tensor cores and saves more than half of the "
+        "hours.",
+    ])  # fmt: skip
+
+
+# ---------------------------------------------------------------- the report
+
+
+def machine() -> str:
+    """The machine in words, as the report's first line."""
+    cuda = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return (
+        f"{platform.machine()}, {torch.get_num_threads()} threads{cuda}, torch "
+        f"{torch.__version__}, fp32, seed 0. Ratios are medians over rounds taken in turn."
     )
-    lines = ["# Benchmarks", machine, "", "| what | ours | against | ratio |", "|---|---|---|---|"]
-    rows = [against_bare_forward("RN50/random", 205)]
-    rows += memory_against_k("RN50x16/random", [16, 64, 300])
-    for row in rows:
-        lines.append("| " + " | ".join(row + [""] * (4 - len(row))) + " |")
-    text = "\n".join(lines) + "\n"
-    out.write_text(text, encoding="utf-8")
+
+
+def run(models: Sequence[str], rounds: int, points: int
+        ) -> tuple[list[Row], dict[str, Any]]:  # fmt: skip
+    """Measure every row on every model, and how cost grows."""
+    rows, grown = [], {}
+    for name in models:
+        torch.manual_seed(0)
+        model = load_model(name)
+        rows += forward_rows(model, rounds)
+        rows += [grid_row(model), *warm_rows(model, 4 * rounds), scorecam_row(model)]
+        rows += [memory_row(name), *precision_rows(name, rounds)]
+        grown[name] = scaling(model, points)
+    return [*rows, *import_rows(rounds)], grown
+
+
+def report(out: Path = figures.FOLDER, *, quick: bool = False,
+           models: Sequence[str] = MODELS) -> str:  # fmt: skip
+    """Run everything and write bench.json, bench.md and bench.png into a folder.
+
+    quick: one round and two points, to see that it runs. Returns the Markdown.
+    """
+    rows, grown = run(models, *((1, 2) if quick else (5, 4)))
+    lines = ["# Benchmarks", "", "Made by `make bench`.", "", machine(), "",
+             "| what | weights | ours | against | value | target | met |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    marks = {True: "yes", False: "**no**", None: ""}
+    lines += [f"| {r.what} | {r.model} | {r.ours} | {r.against} | {r.value:.2f} | {r.target} "
+              f"| {marks[r.met]} |" for r in rows]  # fmt: skip
+    text = "\n".join([*lines, "", plan(), ""])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.md").write_text(text, encoding="utf-8")
+    content = {"machine": machine(), "rows": [asdict(row) for row in rows], "scaling": grown}
+    (out / "bench.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with figures.style():
+        caption = (
+            "Seconds of gScoreCAM (of ScoreCAM at four layers, for C) against k, the number of "
+            "channels, prompts and pixels, with straight lines fitted. Weights: "
+            f"{', '.join(models)}. {machine()}"
+        )
+        figures.save(draw(grown), "bench", caption, folder=out)
     return text

@@ -247,12 +247,16 @@ def download(name: Annotated[str, typer.Argument(help="open_clip architecture/ta
 
 @app.command()
 def bench(
-    out: Annotated[Path, typer.Option("-o", "--out")] = Path("figures/bench.md"),
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder; figures/ unless given.")
+    ] = None,
+    quick: Annotated[bool, typer.Option(help="One round, to see that it runs.")] = False,
 ) -> None:
-    """Time the library beside bare forward passes; takes some minutes."""
+    """Time the library beside bare forward passes and other packages; takes some minutes."""
     from gscam_lib.bench import report
+    from gscam_lib.figures import FOLDER
 
-    typer.echo(report(out))
+    typer.echo(report(out or FOLDER, quick=quick))
 
 
 @app.command()

@@ -68,7 +68,7 @@ def voila(options: argparse.Namespace) -> list[str]:
         sys.executable, "-m", "voila", str(NOTEBOOK), "--no-browser", f"--port={options.port}",
         f"--Voila.ip={options.ip}", "--theme=light", "--show_tracebacks=False",
         "--MappingKernelManager.cull_idle_timeout=900", "--MappingKernelManager.cull_interval=60",
-        f"--Voila.tornado_settings={{'websocket_max_message_size': {message}}}",
+        f"--Voila.tornado_settings=websocket_max_message_size={message}",
     ]  # fmt: skip
 
 

@@ -55,6 +55,7 @@ READING = Mixture(
     counts=(4, 3, 2, 1, 1),
 )  # fmt: skip
 NATURAL = Mixture(words_alone=0.12, labelled=0.3, counts=(4, 3, 2.5, 2, 1.5, 1))
+CROWDED = Mixture(words_alone=0.04, labelled=0.25, counts=(2, 2, 3, 3, 2, 1.5))
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -70,6 +71,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Stage("objects-128", 128, 76_800, OBJECTS, 5e-3, 2e-3, reads=False),
                 Stage("reading-160", 160, 96_000, READING, 4e-3, 1e-3),
                 Stage("natural-224", 224, 67_200, NATURAL, 2.5e-3, 2e-5),
+                Stage("crowded-224", 224, 28_800, CROWDED, 1.5e-3, 2e-5),
             ),
         ),
         "mini-vit": Recipe(

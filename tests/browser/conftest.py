@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def serve(command, url, log, **environment):
             break
         try:
             urllib.request.urlopen(url, timeout=5).read()
+            return process
+        except urllib.error.HTTPError:  # it answers, if only with a no
             return process
         except OSError:
             time.sleep(0.2)

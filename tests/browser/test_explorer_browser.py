@@ -35,12 +35,11 @@ def lab(request, tmp_path_factory):
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(notebook, folder / "live.ipynb")
-    settings = folder / "settings" / "@jupyterlab" / "services-extension"
+    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     mode = "perCommTarget" if request.param == "on" else "disabled"
-    (settings / "kernel-settings.jupyterlab-settings").write_text(
-        f'{{"commsOverSubshells": "{mode}"}}'
-    )
+    chosen = json.dumps({"commsOverSubshells": mode})
+    (settings / "kernels-settings.jupyterlab-settings").write_text(chosen)
     port = free_port()
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
@@ -58,7 +57,7 @@ def lab(request, tmp_path_factory):
 def notebook(lab, page):
     page.goto(f"{lab}/lab/tree/live.ipynb?reset")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-    page.get_by_text("Idle").first.wait_for()
+    page.get_by_text("Kernel status: Idle").first.wait_for(state="attached")
     page.locator(".jp-Notebook .cm-content").first.click()
     page.keyboard.press("Shift+Enter")
     page.locator(STATE).filter(has_text="logit").first.wait_for()
@@ -267,7 +266,7 @@ def test_three_visitors(browser, tmp_path, capsys):
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "gscam_lib.explorer.app", "--model", MODEL, f"--port={port}"]
-    process = serve(command, f"{url}/static/voila.js", tmp_path / "app.log")
+    process = serve(command, f"{url}/voila/static/", tmp_path / "app.log")
     try:
         contexts = [browser.new_context(viewport={"width": 1280, "height": 900}) for _ in range(3)]
         pages = [context.new_page() for context in contexts]
