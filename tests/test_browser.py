@@ -10,7 +10,7 @@ import sys
 import nbformat
 import numpy as np
 import pytest
-from browser.conftest import free_port, serve, shot, stop
+from chromium import free_port, launched, serve, shot, stop
 from PIL import Image
 
 import gscam_lib as gs
@@ -21,6 +21,21 @@ MODEL = "mini-rn"
 CODE = f"import gscam_lib as gs\nexplorer = gs.explore(gs.load_model({MODEL!r}))\nexplorer"
 STATE = ".gscam-explorer .gscam-state"
 PICTURE = ".gscam-explorer .widget-gridbox img"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with launched() as chromium:
+        yield chromium
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(90_000)
+    yield page
+    context.close()
 
 
 @pytest.fixture(scope="module")

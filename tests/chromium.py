@@ -1,5 +1,6 @@
 """A real browser: Playwright drives Debian's Chromium. On CI its absence is an error."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -14,7 +15,7 @@ import pytest
 
 REQUIRED = bool(os.environ.get("CI"))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FIGURES = Path(__file__).resolve().parents[2] / "figures"
+FIGURES = Path(__file__).resolve().parents[1] / "figures"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -24,8 +25,9 @@ def missing(what):
     pytest.skip(f"{what}; apt-get install chromium and pip install playwright")
 
 
-@pytest.fixture(scope="session")
-def browser():
+@contextlib.contextmanager
+def launched():
+    """The browser; where it or Playwright is absent the test skips, or on CI fails."""
     if CHROMIUM is None:
         missing("no chromium on PATH")
     try:
@@ -36,15 +38,6 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield chromium
         chromium.close()
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(90_000)
-    yield page
-    context.close()
 
 
 def shot(page, name, **options):
