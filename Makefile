@@ -9,9 +9,13 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: figures book lab test lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
-	  $(NOTEBOOKS)
+	@for notebook in $(NOTEBOOKS); do \
+	  start=$$(date +%s); \
+	  $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace \
+	    --ExecutePreprocessor.record_timing=False \
+	    --ExecutePreprocessor.store_widget_state=False $$notebook || exit 1; \
+	  echo "$$notebook: $$(($$(date +%s) - start)) s"; \
+	done
 	$(BIN)/python -m gscam_lib.book class
 	$(BIN)/python -m gscam_lib.book index
 
