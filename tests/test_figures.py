@@ -4,6 +4,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.backends.backend_pdf import RendererPdf
 from PIL import Image
 
 import gscam_lib as gs
@@ -58,6 +59,22 @@ def test_saved_figures_are_the_same_bytes_and_listed(photo, heat, tmp_path):
     index = (tmp_path / "README.md").read_text()
     assert "![one](one.png)" in index
     assert "What one sees. Weights: tiny." in index
+
+
+def test_saved_pictures_have_few_shades_and_the_pdf_backend_stays_as_it_was(photo, tmp_path):
+    draw = RendererPdf.draw_image
+    figure = figures.show_photo(photo).figure
+    sizes = []
+    for shades in (1, figures.SHADES):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(figures, "SHADES", shades)
+            png = figures.save(figure, f"in_{shades}", "What.", folder=tmp_path)
+        sizes.append((png.stat().st_size, png.with_suffix(".pdf").stat().st_size))
+    assert all(light < full for full, light in zip(*sizes, strict=True))
+    with Image.open(png) as opened:
+        assert len(np.unique(np.asarray(opened))) <= 33
+        assert opened.info["Description"] == "What."
+    assert RendererPdf.draw_image is draw
 
 
 def test_the_readers_settings_stay(photo, heat):
