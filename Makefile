@@ -6,7 +6,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: figures book lab test lint bench clean
+.PHONY: figures book lab app test lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	@for notebook in $(NOTEBOOKS); do \
@@ -24,6 +24,9 @@ book: $(READY)  ## the executed notebooks as a static site in build/book; open i
 
 lab: $(READY)  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
+
+app: $(READY)  ## serve the explorer to a classroom; APP='--ip 0.0.0.0 --model photo-lite' for more
+	$(BIN)/python -m gscam_lib.explorer.app $(APP)
 
 test: lint  ## the whole test suite, with coverage
 	$(BIN)/python -m pytest --cov=gscam_lib --cov-report=term-missing:skip-covered
