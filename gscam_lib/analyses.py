@@ -453,6 +453,24 @@ def first_images(dataset: Iterable[Example], limit: int | None) -> list[Example]
     return [e for e in examples if (e.source, e.image_id) in taken]
 
 
+def overview(measured: pd.DataFrame) -> pd.DataFrame:
+    """The table of all methods from rows of `measure` alone, which must have the measure "iou".
+
+    Columns as in `benchmark`. What a trace keeps serves the methods that come later, so seconds
+    depend on the order of the methods.
+    """
+    once = measured[measured["measure"] == "iou"]
+    if once.empty:
+        raise ValueError('These rows have no measure "iou"; measure it too.')
+    table = summary(wide(measured)).drop(columns=["group", "errors"])
+    found = scores(measured)
+    rest = [c for c in found if c not in table and not c.startswith("iou")]
+    times = runtime(once).assign(origin=lambda t: "ours: " + t["model"])
+    table = table.merge(found[["origin", "method", *rest]], on=["origin", "method"], how="left")
+    times = times[["origin", "method", "seconds per image"]]
+    return pd.DataFrame(table.merge(times, on=["origin", "method"], how="left"))
+
+
 def _table(rows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     table = summary(rows).drop(columns="group")
     if not measured.empty:

@@ -264,6 +264,49 @@ def grid(
     return figure
 
 
+def gallery(
+    scenes: Sequence[tuple[np.ndarray[Any, Any], Sequence[Heatmap]]],
+    truths: Sequence[Sequence[Sequence[float]]],
+    boxes: Sequence[Sequence[Box | None]],
+    *,
+    notes: Sequence[Sequence[str]] | None = None,
+    grey: Sequence[str] = (),
+    columns: int = 7,
+    side: float = 1.5,
+) -> Figure:
+    """Many methods on a few photos: rows of maps, wrapped, each titled with its method.
+
+    scenes: (photo, heatmaps); truths: the true boxes of each (white); boxes: one for each heatmap
+    (cyan), None where there is none; notes: below each heatmap; grey: methods whose titles are
+    grey, the controls.
+    """
+    lines = [-(-(len(heats) + 1) // columns) for _, heats in scenes]
+    ratios = [
+        photo.shape[0] / photo.shape[1] for (photo, _), n in zip(scenes, lines, strict=True)
+        for _ in range(n)
+    ]  # fmt: skip
+    head = 0.42 if notes else 0.26  # inches of text above and below each map
+    heights = [side * ratio + head for ratio in ratios]
+    figure, axes = plt.subplots(
+        sum(lines), columns, figsize=(side * columns, sum(heights)), layout="constrained",
+        squeeze=False, gridspec_kw={"height_ratios": heights},
+    )  # fmt: skip
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for i, (photo, heats) in enumerate(scenes):
+        first, *rest = axes[sum(lines[:i]) : sum(lines[: i + 1])].flat
+        show_photo(photo, ax=first).set_title(f"“{heats[0].prompt}”", fontsize=9.5, weight="bold")
+        for true in truths[i]:
+            draw_box(true, color=TRUTH_COLOR, ax=first)
+        for j, (ax, heat) in enumerate(zip(rest, heats, strict=False)):
+            show_heatmap(photo, heat, box=boxes[i][j], truth=truths[i], ax=ax)
+            color = "#888888" if heat.method in grey else "#222222"
+            ax.set_title(f"{heat.title}{' (flat)' if heat.flat else ''}", fontsize=9.5, color=color)
+            if notes:
+                ax.text(0, -0.04, notes[i][j], transform=ax.transAxes, va="top", fontsize=8.5)
+    return figure
+
+
 def intervals(
     labels: Sequence[str],
     means: Sequence[float],

@@ -165,6 +165,20 @@ def test_scores_of_measures(resnet, examples):
         analyses.by_variant(measured[measured.measure == "ious"])
 
 
+def test_the_overview_of_measures_is_that_of_rows(resnet, examples):
+    variants = {"grey": {"method": "gradcam"}, "middle": {"method": "center"}}
+    asked = ["iou", "pointing", "prompt_sensitivity"]
+    table = analyses.overview(measure(resnet, examples, variants, asked))
+    assert table["method"].tolist() == ["grey", "middle"]
+    rows = gs.evaluate(resnet, examples, ["gradcam", "center"])
+    expected = analyses.summary(rows)[["pairs", "hits", "mean IoU", "mean IoU low", "pointing"]]
+    pd.testing.assert_frame_equal(table[expected.columns], expected)
+    assert table["prompt_sensitivity"].iloc[1] == pytest.approx(1)
+    assert (table["seconds per image"] > 0).all()
+    with pytest.raises(ValueError, match="iou"):
+        analyses.overview(measure(resnet, examples, variants, ["pointing"]))
+
+
 def test_k_variants_equal_the_method_with_k(resnet, examples):
     measured = measure(resnet, examples[:2], analyses.k_variants([1, 5]), ["iou"])
     table = analyses.by_variant(measured).set_index("method")

@@ -1,5 +1,7 @@
 """figures.py: what is drawn, and that the same figure is the same bytes."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -97,6 +99,26 @@ def test_grid_of_scenes_and_methods(photo, heat):
     assert [t.get_weight() for t in texts] == ["normal", "bold", "normal"]
     assert len(figure.axes[1].patches) == 4  # truth and box, each with its rim
     assert len(figure.axes[2].patches) == 2
+
+
+def test_gallery_wraps_and_greys_the_controls(photo, heat):
+    center = replace(heat, method="center", title="Centre")
+    figure = figures.gallery(
+        [(photo, [heat, heat, center]), (photo, [heat, center])],
+        [[(30, 10, 50, 20)], []],
+        [[(30, 10, 50, 20), None, None], [None, None]],
+        notes=[["IoU 1.00", "", ""], ["", ""]],
+        grey=["center"],
+        columns=3,
+    )
+    shown = [ax for ax in figure.axes if ax.images]
+    titles = ["“a cat”", "gScoreCAM", "gScoreCAM", "Centre", "“a cat”", "gScoreCAM", "Centre"]
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in shown] == titles
+    assert len(figure.axes) == 9
+    colors = {t.get_text(): t.get_color() for ax in shown for t in ax.findobj(mpl.text.Text)}
+    assert colors["Centre"] != colors["gScoreCAM"]
+    assert len(shown[1].patches) == 4  # truth and box, each with its rim
+    assert len(shown[5].patches) == 0
 
 
 def test_intervals_are_drawn_where_they_are():
