@@ -314,15 +314,17 @@ def intervals(
     highs: Sequence[float],
     *,
     highlight: str = "",
+    grey: Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
     """Means with their intervals as points on lines, the first label on top.
 
-    labels, means, lows, highs: one of each for a row; highlight: the label drawn in another colour.
+    labels, means, lows, highs: one of each for a row; highlight: the label drawn in another colour;
+    grey: labels drawn in grey, the controls.
     """
     ax = plt.subplots(layout="constrained")[1] if ax is None else ax
     for y, (name, mean, low, high) in enumerate(zip(labels, means, lows, highs, strict=True)):
-        color = "C4" if name == highlight else "C0"
+        color = "C4" if name == highlight else "#999999" if name in grey else "C0"
         ax.plot([low, high], [y, y], color=color, lw=2.5, solid_capstyle="round", alpha=0.55)
         ax.plot(mean, y, "o", color=color, ms=7)
     ax.set_yticks(range(len(labels)), labels)

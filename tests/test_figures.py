@@ -122,10 +122,12 @@ def test_gallery_wraps_and_greys_the_controls(photo, heat):
 
 
 def test_intervals_are_drawn_where_they_are():
-    ax = figures.intervals(["a", "b"], [0.2, 0.5], [0.1, 0.4], [0.3, 0.6], highlight="b")
-    assert [list(line.get_xdata()) for line in ax.lines[::2]] == [[0.1, 0.3], [0.4, 0.6]]
-    assert ax.lines[0].get_color() != ax.lines[2].get_color()
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    bounds = [0.2, 0.5, 0.7], [0.1, 0.4, 0.65], [0.3, 0.6, 0.75]
+    ax = figures.intervals(["a", "b", "c"], *bounds, highlight="b", grey=["c"])
+    ends = [list(line.get_xdata()) for line in ax.lines[::2]]
+    assert ends == [[0.1, 0.3], [0.4, 0.6], [0.65, 0.75]]
+    assert len({line.get_color() for line in ax.lines}) == 3
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
