@@ -6,20 +6,24 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from gscam_lib import __version__, metrics
-from gscam_lib.boxes import Rule, Threshold, heatmap_to_box
+from gscam_lib.boxes import Box, Rule, Threshold, heatmap_to_box, hot_pixels
 from gscam_lib.clip import Model, load_model
+from gscam_lib.datasets.coco import to_rle
 from gscam_lib.datasets.example import Example
-from gscam_lib.heatmaps import check_method, heatmap
+from gscam_lib.heatmaps import check_method, heatmap, prefetch
 from gscam_lib.methods import METHODS
 from gscam_lib.parts import SCHEMA, Parts
 from gscam_lib.photo import load_photo
@@ -28,6 +32,7 @@ from gscam_lib.trace import Trace
 
 KEY = ["source", "image_id", "category", "prompt", "method", "k"]
 LOOK_AHEAD = 4  # photos decoded while the model computes
+PACK = 8  # photos whose masked copies may share batches: so many traces are in memory at most
 Group: TypeAlias = list[tuple[int, Example]]  # the examples of one image, with their positions
 
 
@@ -66,19 +71,22 @@ def evaluate(
     preset: str | Preset = "clean",
     out: Path | str | None = None,
     shard: tuple[int, int] = (0, 1),
+    retry: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Localize every example with every method: one row for each pair, in the order of the data.
 
     Columns: example (position), source, image_id, category, prompt, method, k, x0, y0, x1, y1, iou
     (best over the true boxes), hit (iou ≥ 0.5), pointing, energy, logit, seconds, error, model,
-    preset. What fails becomes a row with its error and never stops the run. Examples of one image
-    that follow each other share its trace. k is for methods that rank channels.
+    preset, mask (the hot pixels inside the box as "height x width:COCO's counts"). What fails
+    becomes a row with its error and never stops the run. Examples of one image that follow each
+    other share its trace, and images share the batches of gScoreCAM's masked copies where k is
+    small. k is for methods that rank channels.
 
     preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a folder; rows
     are kept there as they come, and a later call with the same arguments goes on where this one
-    ended. shard: (i, n), do the i-th of n parts of the images. Raises ValueError for bad arguments
-    and for a folder that holds another run.
+    ended; retry: and does the rows with errors again. shard: (i, n), do the i-th of n parts of the
+    images. Raises ValueError for bad arguments and for a folder that holds another run.
     """
     preset = find_preset(preset)
     if not 0 <= shard[0] < shard[1]:
@@ -86,16 +94,24 @@ def evaluate(
     for method in methods:
         check_method(method)
     parts = Parts(out, run_id(model, preset.label))
-    done = set(map(_key, parts.rows()))
+    earlier = [row for row in parts.rows() if not (retry and row["error"])]
+    asked = _Questions(model, methods, k, set(map(_key, earlier)))
     groups = list(_groups(dataset))[shard[0] :: shard[1]]
-    with tqdm(total=sum(map(len, groups)), disable=not progress, unit="pair") as bar, parts:
-        errors = 0
-        for group, photo in _photos(groups):
-            for row in _rows(model, group, photo, methods, k, preset, done):
+    total = sum(map(len, groups)) * len(methods)
+    counts = [len(asked.open(group)) for group in groups]
+    errors = sum(row["error"] is not None for row in earlier)
+    still = [group for group, count in zip(groups, counts, strict=True) if count]
+    with (
+        tqdm(total=total, initial=total - sum(counts), disable=not progress, unit="row") as bar,
+        parts,
+    ):
+        for pack in _packs(asked, still):
+            _share_batches(pack, k)
+            for row in _rows(pack, preset):
                 errors += row["error"] is not None
                 parts.add(row)
-            bar.update(len(group))
-            bar.set_postfix(errors=errors)
+                bar.set_postfix(errors=errors, refresh=False)
+                bar.update()
     return _frame(parts.rows())
 
 
@@ -137,13 +153,13 @@ def evaluate_shards(
     *,
     shards: int,
     k: int | None = None,
-    preset: str = "clean",
+    preset: str | Preset = "clean",
 ) -> pd.DataFrame:
     """Run the shards of an evaluation on any concurrent.futures executor, and merge them.
 
-    Each worker loads the model once, from its name. Dask: `client.get_executor()`; SLURM:
-    `submitit.AutoExecutor`. A failed shard raises its error here after the others have ended;
-    what was computed stays in `out`.
+    Each worker loads the model once, from its name; its threads take turns. Dask:
+    `client.get_executor()`; SLURM: `submitit.AutoExecutor`. A failed shard raises its error here
+    after the others have ended; what was computed stays in `out`.
     """
     jobs = [
         executor.submit(
@@ -230,27 +246,100 @@ def _photo(group: Group) -> Any:
         return error
 
 
-def _rows(
-    model: Model,
-    group: Group,
-    photo: Any,
-    methods: Sequence[str],
-    k: int | None,
-    preset: Preset,
-    done: set[tuple[Any, ...]],
-) -> Iterator[dict[str, Any]]:
-    trace: Trace | Exception | None = photo if isinstance(photo, Exception) else None
-    for position, example in group:
+@dataclass(frozen=True)
+class _Questions:
+    """What is asked of every example, less what is done."""
+
+    model: Model
+    methods: Sequence[str]
+    k: int | None
+    done: set[tuple[Any, ...]]
+
+    def open(self, group: Group) -> list[tuple[dict[str, Any], Example]]:
+        """The rows of a group that are still to be made, each begun, beside its example."""
+        rows = [(self._begin(*pair, method), pair[1]) for pair in group for method in self.methods]
+        return [(row, example) for row, example in rows if _key(row) not in self.done]
+
+    def _begin(self, position: int, example: Example, method: str) -> dict[str, Any]:
+        used = (self.model.default_k if self.k is None else self.k) if _takes_k(method) else None
         about = {key: getattr(example, key) for key in ("source", "image_id", "category", "prompt")}
-        for method in methods:
-            used = (model.default_k if k is None else k) if _takes_k(method) else None
-            row = {"example": position, **about, "method": method, "k": used}
-            if _key(row) in done:
-                continue
-            if trace is None:
-                trace = _trace(model, photo)
-            found = _localize(trace, example, method, used, preset)
-            yield row | found | {"model": model.name, "preset": preset.label}
+        return {"example": position, **about, "method": method, "k": used, "model": self.model.name}
+
+
+@dataclass
+class _Seen:
+    """A photo that was looked at: its trace, or what went wrong, and its open rows.
+
+    shared: seconds of each gScoreCAM row's part of shared batches.
+    """
+
+    trace: Trace | Exception | None
+    rows: list[tuple[dict[str, Any], Example]]
+    shared: float = 0.0
+
+    @property
+    def prompts(self) -> list[str]:
+        """Those of which gScoreCAM is asked."""
+        return [e.prompt for row, e in self.rows if row["method"] == "gscorecam"]
+
+    @property
+    def copies(self) -> int:
+        """Masked copies that gScoreCAM needs, at most."""
+        return sum(row["k"] for row, _ in self.rows if row["method"] == "gscorecam")
+
+
+def _packs(asked: _Questions, groups: list[Group]) -> Iterator[list[_Seen]]:
+    """Photos, traced, in packs whose masked copies fill a batch."""
+    pack: list[_Seen] = []
+    for group, photo in _photos(groups):
+        trace = photo if isinstance(photo, Exception) else _trace(asked.model, photo)
+        pack.append(_Seen(trace, asked.open(group)))
+        few = pack[-1].copies and sum(s.copies for s in pack) < asked.model.batch_size
+        if not few or len(pack) == PACK:
+            yield pack
+            pack = []
+    if pack:
+        yield pack
+
+
+def _share_batches(pack: Sequence[_Seen], k: int | None) -> None:
+    """Embed what gScoreCAM will ask of several photos, in full batches.
+
+    Whatever fails here fails again in the row that it belongs to, and in no other.
+    """
+    start = time.perf_counter()
+    requests = [
+        (seen.trace, _ranked(seen.trace, seen.prompts))
+        for seen in pack
+        if isinstance(seen.trace, Trace)
+    ]
+    with suppress(Exception):
+        prefetch(requests, k)
+    rows = sum(len(prompts) for _, prompts in requests)
+    for seen in pack:
+        seen.shared = (time.perf_counter() - start) / max(1, rows)
+
+
+def _ranked(trace: Trace, prompts: Sequence[str]) -> list[str]:
+    """The prompts for which channels can be ranked; one backward pass for all, if it can be."""
+    good = []
+    with suppress(Exception):
+        trace.prepare(prompts)
+    for prompt in prompts:
+        with suppress(Exception):
+            trace.ranking(prompt)
+            good.append(prompt)
+    return good
+
+
+def _rows(pack: Sequence[_Seen], preset: Preset) -> Iterator[dict[str, Any]]:
+    for seen in pack:
+        for row, example in seen.rows:
+            if seen.trace is not None:
+                found = _localize(seen.trace, example, row["method"], row["k"], preset)
+                found["seconds"] += seen.shared if row["method"] == "gscorecam" else 0.0
+                yield row | found | {"preset": preset.label}
+        seen.trace = None  # the next pack is made while this one is still referred to
 
 
 def _trace(model: Model, photo: Any) -> Trace | Exception:
@@ -264,20 +353,22 @@ def _localize(
     trace: Trace | Exception, example: Example, method: str, k: int | None, preset: Preset
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    row: dict[str, Any] = dict.fromkeys(("x0", "y0", "x1", "y1", "logit"))
+    row: dict[str, Any] = dict.fromkeys(("x0", "y0", "x1", "y1", "logit", "mask"))
     row |= {"iou": 0.0, "hit": False, "pointing": False, "energy": 0.0, "error": None}
     try:
         if isinstance(trace, Exception):
             raise trace
+        _check_truth(example, trace.photo.size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnknownPromptWarning)  # the caller chose the prompts
             heat = heatmap(trace, example.prompt, method, k=k)
         found = heatmap_to_box(heat, threshold=preset.threshold, rule=preset.rule)
-        box = found or preset.empty_box
         row["seconds"] = time.perf_counter() - start
         row["logit"] = heat.logit
+        box = found or preset.empty_box
         if box is not None:
             row |= dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
+            row["mask"] = _mask(hot_pixels(heat.values, preset.threshold), box)
         row["iou"] = metrics.best_iou(box, example.boxes, inclusive=preset.inclusive)
         row["hit"] = row["iou"] >= 0.5
         mask = example.mask
@@ -289,6 +380,26 @@ def _localize(
         row["error"] = f"{type(error).__name__}: {error}"
         row["seconds"] = time.perf_counter() - start
     return row
+
+
+def _check_truth(example: Example, size: tuple[int, int]) -> None:
+    """Raise ValueError for a true box that has no area or lies outside the photo."""
+    width, height = size
+    for x0, y0, x1, y1 in example.boxes:
+        if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
+            raise ValueError(
+                f"The true box ({x0}, {y0}, {x1}, {y1}) of '{example.category}' has no area inside "
+                f"the photo of {width} × {height} pixels; expected x0 < x1 and y0 < y1, in pixels."
+            )
+
+
+def _mask(hot: np.ndarray[Any, Any], box: Box) -> str:
+    """The hot pixels inside a box as COCO's run lengths, with their size before them."""
+    x0, y0, x1, y1 = box
+    inside = np.zeros_like(hot)
+    inside[y0:y1, x0:x1] = hot[y0:y1, x0:x1]
+    height, width = hot.shape
+    return f"{height}x{width}:{to_rle(inside)['counts']}"
 
 
 def _takes_k(method: str) -> bool:
@@ -306,11 +417,15 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame["error"] = frame["error"].astype(object).where(frame["error"].notna(), None)
     order = {method: i for i, method in enumerate(dict.fromkeys(frame["method"]))}
     rank = frame["method"].map(order)
-    frame = frame.assign(_rank=rank).sort_values(["example", "_rank"], kind="stable")
-    return frame.drop_duplicates(KEY).drop(columns="_rank").reset_index(drop=True)
+    frame = frame.assign(_rank=rank, _bad=frame["error"].notna())  # of two, the one that worked
+    frame = frame.sort_values(["example", "_rank", "_bad"], kind="stable").drop_duplicates(KEY)
+    return frame.drop(columns=["_rank", "_bad"]).reset_index(drop=True)
 
 
 # ---------------------------------------------------------------- in a worker
+
+
+_TURN = Lock()  # hooks belong to the model: two threads must not trace at once
 
 
 @lru_cache(maxsize=1)
@@ -325,11 +440,11 @@ def _evaluate_shard(
     out: str,
     shard: tuple[int, int],
     k: int | None,
-    preset: str,
+    preset: str | Preset,
 ) -> int:
-    model = _loaded(model_name)
-    rows = evaluate(model, dataset, methods, k=k, preset=preset, out=out, shard=shard)
-    return len(rows)
+    with _TURN:
+        model = _loaded(model_name)
+        return len(evaluate(model, dataset, methods, k=k, preset=preset, out=out, shard=shard))
 
 
 def _failure(job: Any) -> BaseException | None:

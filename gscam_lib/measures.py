@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -277,4 +277,4 @@ def with_prompts(dataset: Iterable[Example], prompts: Mapping[str, str]) -> list
     missing = sorted({e.category for e in examples} - set(prompts))
     if missing:
         raise ValueError(f"Got no prompt for the categories {', '.join(missing)}.")
-    return [replace(example, prompt=prompts[example.category]) for example in examples]
+    return [example.asked(prompts[example.category]) for example in examples]

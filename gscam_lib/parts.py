@@ -23,7 +23,7 @@ SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in ("k", "x0", "y0", "x1", "y1")]
     + [("iou", pa.float64()), ("hit", pa.bool_()), ("pointing", pa.bool_())]
     + [(name, pa.float64()) for name in ("energy", "logit", "seconds")]
-    + [(name, pa.string()) for name in ("error", "model", "preset")]
+    + [(name, pa.string()) for name in ("error", "model", "preset", "mask")]
 )
 
 

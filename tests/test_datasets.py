@@ -1,14 +1,16 @@
 """datasets/: COCO files, whole and broken."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
-from conftest import shared
+from conftest import shared, tiny_clip
 from PIL import Image
 from pycocotools.coco import COCO
 
 import gscam_lib as gs
+from gscam_lib.datasets.coco import to_rle
 
 
 @pytest.fixture
@@ -72,6 +74,70 @@ def test_what_is_not_there_or_not_coco(coco, tmp_path):
             gs.CocoDataset(tmp_path, coco)
 
 
+def test_what_was_left_out_is_counted(coco):
+    assert gs.CocoDataset(coco.parent, coco).left_out == {"crowd": 1, "no area": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 99}, "annotation 0 is of image 99"),
+        ({"category_id": 99}, "category 99, of which the file lacks one"),
+        ({"bbox": [1, 2, 3]}, "not enough values"),
+        ({"bbox": None}, "TypeError"),
+    ],
+)
+def test_annotations_that_point_nowhere_are_refused(coco, change, message):
+    content = json.loads(coco.read_text())
+    content["annotations"][0] |= change
+    coco.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        gs.CocoDataset(coco.parent, coco)
+
+
+def test_no_annotations_is_an_empty_data_set(coco, resnet):
+    content = json.loads(coco.read_text())
+    for annotations in ({"annotations": []}, {}):
+        coco.write_text(json.dumps({"images": content["images"], "categories": []} | annotations))
+        empty = gs.CocoDataset(coco.parent, coco)
+        assert (len(empty), list(empty)) == (0, [])
+        rows = gs.evaluate(resnet, empty, ["center"])
+        assert len(rows) == 0
+        assert gs.summarize(rows).empty
+
+
+def test_a_missing_photo_is_a_row_with_its_error(coco, resnet):
+    (coco.parent / "2.jpg").unlink()
+    rows = gs.evaluate(resnet, gs.CocoDataset(coco.parent, coco), ["center"])
+    assert rows["error"].notna().tolist() == [False, False, True]
+    assert "No photo at" in rows["error"].iloc[2]
+
+
+def test_masks_in_all_of_cocos_forms_and_decoded_when_asked_for(coco):
+    """Polygons, run lengths as a list, and as a string: all as pycocotools decodes them."""
+    content = json.loads(coco.read_text())
+    polygon = [[3.2, 4.1, 25.0, 6.7, 18.3, 33.9]]
+    plain = {"size": [40, 60], "counts": [130, 25, 15, 25, 40 * 60 - 195]}
+    y, x = np.mgrid[:40, :60]
+    packed = to_rle((x - 40) ** 2 + (y - 20) ** 2 < 90)
+    for annotation, form in zip(content["annotations"], (polygon, plain, packed), strict=False):
+        annotation["segmentation"] = form
+    coco.write_text(json.dumps(content))
+    data = gs.CocoDataset(coco.parent, coco)
+    cat, racket, _ = data
+    masks = [data.coco.annToMask(data.coco.anns[i]).astype(bool) for i in range(3)]
+    assert (cat.mask == (masks[0] | masks[1])).all()
+    assert (racket.mask == masks[2]).all()
+    asked = pickle.loads(pickle.dumps(cat)).asked("a cat")
+    assert (asked.prompt, cat.prompt) == ("a cat", "cat")
+    assert (asked.mask == cat.mask).all()
+    assert len(pickle.dumps(cat)) < 2000  # 2,400 pixels are not in it
+    content["annotations"][2]["segmentation"] = [[1, 2]]
+    coco.write_text(json.dumps(content))
+    rows = gs.evaluate(tiny_clip("resnet"), gs.CocoDataset(coco.parent, coco), ["center"])
+    assert rows["error"].notna().tolist() == [False, True, False]
+
+
 def test_an_id_twice_is_refused(coco):
     content = json.loads(coco.read_text())
     content["annotations"][1]["id"] = 0
@@ -83,7 +149,19 @@ def test_an_id_twice_is_refused(coco):
 def test_lvis_and_partimagenet_forms(tmp_path):
     """LVIS: a URL for a file name, no iscrowd, names with remarks. PartImageNet: capitals."""
     content = {
-        "images": [{"id": 1, "coco_url": "http://images.cocodataset.org/val2017/000000000009.jpg"}],
+        "info": {"version": "v1.0"},
+        "licenses": [],
+        "images": [
+            {
+                "id": 1,
+                "coco_url": "http://images.cocodataset.org/val2017/000000000009.jpg",
+                "height": 20,
+                "width": 30,
+                "license": 3,
+                "neg_category_ids": [4],
+                "not_exhaustive_category_ids": [],
+            }
+        ],
         "categories": [
             {"id": 3, "name": "bow_(decorative_ribbons)"},
             {"id": 4, "name": "aerosol_can"},
@@ -101,6 +179,37 @@ def test_lvis_and_partimagenet_forms(tmp_path):
     assert examples[0].category == "bow_(decorative_ribbons)"
     assert examples[0].image == tmp_path / "val2017" / "000000000009.jpg"
     assert examples[0].source == "lvis"
+
+
+def test_partimagenet_parts_with_their_masks(tmp_path):
+    """Its JSON: ids from 0, file names in synset folders, one annotation for each part."""
+    corners = {0: [10, 5, 30, 25], 3: [40, 20, 60, 30]}
+    content = {
+        "images": [
+            {"id": 0, "file_name": "n02100583/n02100583_7814.JPEG", "height": 40, "width": 70}
+        ],
+        "categories": [
+            {"id": i, "name": f"Quadruped {part}", "supercategory": "Quadruped"}
+            for i, part in enumerate(("Head", "Body", "Foot", "Tail"))
+        ],
+        "annotations": [
+            {
+                "id": i, "image_id": 0, "category_id": c, "iscrowd": 0,
+                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": float((x1 - x0) * (y1 - y0)),
+                "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+            }
+            for i, (c, (x0, y0, x1, y1)) in enumerate(corners.items())
+        ],
+    }  # fmt: skip
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(content))
+    head, tail = gs.datasets.read("partimagenet", tmp_path, path)
+    assert (head.prompt, tail.prompt) == ("quadruped head", "quadruped tail")
+    assert head.image == tmp_path / "n02100583" / "n02100583_7814.JPEG"
+    assert head.boxes == ((10, 5, 30, 25),)
+    expected = np.zeros((40, 70), bool)
+    expected[20:30, 40:60] = True
+    assert (tail.mask == expected).all()
 
 
 def test_csv_rows_of_one_question_are_one_example(tmp_path):

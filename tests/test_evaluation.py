@@ -1,10 +1,12 @@
 """evaluation.py, parts.py: rows, errors that become rows, resuming, shards, the table."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,9 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from skimage.filters import threshold_otsu
 
 import gscam_lib as gs
-from gscam_lib import parts
+from gscam_lib import evaluation, parts
+from gscam_lib import trace as trace_module
+from gscam_lib.datasets.coco import to_rle
 
 
 @pytest.fixture
@@ -75,6 +80,12 @@ def same(a, b):
     pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
 
 
+def alike(a, b):
+    """The same rows and boxes; floats up to what a batch of another size changes in a network."""
+    less = [frame.drop(columns=["seconds", "mask"]) for frame in (a, b)]
+    pd.testing.assert_frame_equal(*less, rtol=1e-4, atol=1e-6)
+
+
 def test_presets(resnet, examples, monkeypatch):
     monkeypatch.setitem(
         gs.METHODS,
@@ -119,9 +130,10 @@ def _counted(function, count):
 
 @pytest.mark.parametrize("n", [2, 3, 7])
 def test_shards_equal_one(resnet, examples, tmp_path, n):
+    methods = ["gradcam", "gscorecam", "center"]
     for i in reversed(range(n)):
-        gs.evaluate(resnet, examples, ["gradcam", "center"], out=tmp_path, shard=(i, n))
-    same(gs.merge(tmp_path), gs.evaluate(resnet, examples, ["gradcam", "center"]))
+        gs.evaluate(resnet, examples, methods, k=2, out=tmp_path, shard=(i, n))
+    alike(gs.merge(tmp_path), gs.evaluate(resnet, examples, methods, k=2))
     with pytest.raises(ValueError, match="0 ≤ i < n"):
         gs.evaluate(resnet, examples, ["center"], shard=(n, n))
 
@@ -131,6 +143,147 @@ def test_an_executor_runs_the_shards(resnet, examples, tmp_path, monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         rows = gs.evaluate_shards(pool, "tiny", examples, ["center"], tmp_path, shards=2)
     same(rows, gs.evaluate(resnet, examples, ["center"]))
+
+
+# ---------------------------------------------------------------- batches shared by photos
+
+
+@pytest.fixture
+def many(photo):
+    """12 photos of one or two questions each."""
+    return [
+        gs.Example(Image.fromarray(np.roll(photo, 9 * i, 1)), prompt, ((2, 2, 30, 30),), prompt,
+                   str(i), "t")
+        for i in range(12)
+        for prompt in ("cat", "dog")[: 1 + i % 2]
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def batches(resnet, monkeypatch):
+    """The sizes of the batches of masked copies, at most 16 at once."""
+    monkeypatch.setitem(resnet.__dict__, "batch_size", 16)
+    sizes, embed = [], trace_module._embed_batch
+    monkeypatch.setattr(
+        trace_module, "_embed_batch", lambda batch: sizes.append(len(batch)) or embed(batch)
+    )
+    return sizes
+
+
+def test_photos_share_batches_where_k_is_small(resnet, many, batches, monkeypatch):
+    rows = gs.evaluate(resnet, many, ["gradcam", "gscorecam"], k=3)
+    packed = batches.copy()
+    batches.clear()
+    monkeypatch.setattr(evaluation, "prefetch", lambda *asked: None)
+    plain = gs.evaluate(resnet, many, ["gradcam", "gscorecam"], k=3)
+    assert plain["error"].isna().all()
+    alike(rows, plain)
+    assert sum(packed) == sum(batches)  # the same copies
+    assert len(packed) <= len(batches) / 3
+    assert max(packed) <= 16
+    assert rows.loc[rows["method"] == "gscorecam", "seconds"].gt(0).all()
+
+
+def test_a_photo_that_fills_its_batches_waits_for_no_other(resnet, many, batches, monkeypatch):
+    packs = []
+    share = evaluation._share_batches
+    monkeypatch.setattr(
+        evaluation, "_share_batches", lambda pack, k: packs.append(len(pack)) or share(pack, k)
+    )
+    gs.evaluate(resnet, many, ["gscorecam"], k=16)
+    assert packs == [1] * 12
+    packs.clear()
+    gs.evaluate(resnet, many, ["gradcam"])
+    assert packs == [1] * 12
+    packs.clear()
+    gs.evaluate(resnet, many, ["gscorecam"], k=1)
+    assert packs == [8, 4]
+
+
+def test_few_traces_live_at_once(resnet, many, monkeypatch):
+    born, most = [], []
+    trace, localize = gs.Model.trace, evaluation._localize
+
+    def watched(*a, **o):
+        made = trace(*a, **o)
+        born.append(weakref.ref(made))
+        return made
+
+    def counted(*a):
+        most.append(sum(ref() is not None for ref in born))
+        return localize(*a)
+
+    monkeypatch.setattr(gs.Model, "trace", watched)
+    monkeypatch.setattr(evaluation, "_localize", counted)
+    monkeypatch.setattr(evaluation, "PACK", 3)
+    gs.evaluate(resnet, many, ["gscorecam"], k=1)
+    assert len(born) == 12
+    assert max(most) <= 4  # the three of a pack, and the one that is being dropped
+
+
+def test_a_fault_of_one_photo_harms_no_other(resnet, many, examples, batches, monkeypatch):
+    alone = gs.evaluate(resnet, many, ["gscorecam"], k=2)
+    gradients = gs.Trace.gradients
+
+    def failing(self, prompt):
+        if prompt == "boom":
+            raise RuntimeError("no gradient today")
+        return gradients(self, prompt)
+
+    monkeypatch.setattr(gs.Trace, "gradients", failing)
+    bad = [
+        replace(e, prompt=p, image_id=f"bad {p}") for e, p in zip(many, ("boom", ""), strict=False)
+    ]
+    mixed = [bad[0], *many[:5], examples[2], *many[5:], bad[1]]
+    rows = gs.evaluate(resnet, mixed, ["gscorecam"], k=2)
+    wrong = rows[rows["error"].notna()]
+    assert wrong["image_id"].tolist() == ["bad boom", "2", "bad "]
+    assert "no gradient today" in wrong["error"].iloc[0]
+    good = rows[rows["error"].isna() & rows["image_id"].ne("2")].assign(example=0)
+    expected = alone[alone["image_id"].ne("2")].assign(example=0)
+    alike(good.reset_index(drop=True), expected.reset_index(drop=True))
+
+
+def test_shared_batches_that_fail_are_made_alone(resnet, many, monkeypatch):
+    expected = gs.evaluate(resnet, many, ["gscorecam"], k=2)
+
+    def full(*asked):
+        raise MemoryError("no room for so many")
+
+    monkeypatch.setattr(evaluation, "prefetch", full)
+    alike(gs.evaluate(resnet, many, ["gscorecam"], k=2), expected)
+
+
+# ---------------------------------------------------------------- resuming, writers
+
+
+def test_finished_photos_are_not_even_opened(resnet, many, tmp_path, monkeypatch):
+    gs.evaluate(resnet, many, ["center"], out=tmp_path)
+    opened = []
+    monkeypatch.setattr(evaluation, "load_photo", lambda image: opened.append(1) or image)
+    gs.evaluate(resnet, many, ["center"], out=tmp_path)
+    assert opened == []
+
+
+def test_retry_does_the_rows_with_errors_again(resnet, examples, tmp_path):
+    first = gs.evaluate(resnet, examples, ["center"], out=tmp_path)
+    Image.new("RGB", (20, 20)).save(examples[2].image)
+    assert gs.evaluate(resnet, examples, ["center"], out=tmp_path)["error"].notna().sum() == 2
+    again = gs.evaluate(resnet, examples, ["center"], out=tmp_path, retry=True)
+    assert first["error"].notna().tolist() == [False, False, True, True]
+    assert again["error"].notna().tolist() == [False, False, False, True]
+    same(gs.merge(tmp_path), again)
+
+
+def test_true_boxes_that_cannot_be_true_are_errors(resnet, examples):
+    boxes = [(0, 0, 0, 9), (9, 9, 3, 3), (70, 0, 80, 9), (-9, -9, 0, 0), (0, 0, float("nan"), 9)]
+    bad = [replace(examples[0], boxes=(box,), image_id=str(i)) for i, box in enumerate(boxes)]
+    over = replace(examples[0], boxes=((60, 30, 71, 44),), image_id="over the edge")
+    rows = gs.evaluate(resnet, [*bad, over], ["center"])
+    assert (
+        rows["error"].str.contains("no area inside the photo of 70 × 40").tolist()[:5] == [True] * 5
+    )
+    assert rows["error"].iloc[5] is None
 
 
 def test_two_writers_on_one_folder(resnet, examples, tmp_path):
@@ -189,7 +342,8 @@ parts.SECONDS = 0.0
 rng = np.random.default_rng(0)
 images = [Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)) for _ in range(40)]
 examples = [gs.Example(x, "cat", ((0, 0, 9, 9),), "cat", str(i), "t") for i, x in enumerate(images)]
-gs.evaluate(tiny_clip("resnet"), examples, ["gradcam", "center"], out=sys.argv[1])
+methods = ["gradcam", "gscorecam", "center"]
+gs.evaluate(tiny_clip("resnet"), examples, methods, k=2, out=sys.argv[1])
 print("done", flush=True)
 """
 
@@ -206,10 +360,11 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
     kept = len(gs.merge(tmp_path / "killed"))
-    assert 0 < kept < 80
+    assert 0 < kept < 120
     for folder in ("killed", "undisturbed"):
         assert start(folder).communicate()[0].strip() == "done"
-    same(gs.merge(tmp_path / "killed"), gs.merge(tmp_path / "undisturbed"))
+    assert len(gs.merge(tmp_path / "killed")) == 120
+    alike(gs.merge(tmp_path / "killed"), gs.merge(tmp_path / "undisturbed"))
 
 
 def test_compare(resnet, examples):
@@ -242,6 +397,55 @@ def test_boxes_and_iou_agree_with_pycocotools_on_real_photos(resnet, tmp_path):
         dataset.results(rows, "nope")
 
 
+@pytest.fixture
+def coco(photo, tmp_path):
+    """Three photos with an ellipse and a box each, as a COCO data set with masks."""
+    content = {"images": [], "annotations": [], "categories": [{"id": 3, "name": "cat"}]}
+    for i in range(3):
+        Image.fromarray(np.roll(photo, 15 * i, 1)).save(tmp_path / f"{i}.png")
+        content["images"].append({"id": i, "file_name": f"{i}.png", "width": 70, "height": 40})
+        y, x = np.mgrid[:40, :70]
+        mask = ((x - 30 - 5 * i) / 16) ** 2 + ((y - 20) / 9) ** 2 < 1
+        rows, columns = np.where(mask)
+        x0, y0 = int(columns.min()), int(rows.min())
+        box = [x0, y0, int(columns.max()) + 1 - x0, int(rows.max()) + 1 - y0]
+        content["annotations"].append(
+            {"id": i + 1, "image_id": i, "category_id": 3, "bbox": box, "iscrowd": 0,
+             "area": int(mask.sum()), "segmentation": to_rle(mask)}
+        )  # fmt: skip
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    return gs.CocoDataset(tmp_path, tmp_path / "instances.json")
+
+
+def test_pycocotools_own_evaluator_takes_boxes_and_masks(resnet, coco, capsys):
+    from pycocotools.cocoeval import COCOeval
+
+    rows = gs.evaluate(resnet, coco, ["center"])
+    results = json.loads(json.dumps(coco.results(rows, "center")))
+    truth = {e.image_id: e.mask for e in coco}
+    for kind in ("bbox", "segm"):
+        judge = COCOeval(coco.coco, coco.coco.loadRes(results), kind)
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+        assert 0 <= judge.stats[1] <= 1
+        for row in rows.itertuples():
+            found = judge.ious[int(row.image_id), 3].max()
+            expected = row.iou
+            if kind == "segm":
+                heat = gs.heatmap(resnet.trace(coco.root / f"{row.image_id}.png"), "cat", "center")
+                inside = np.zeros((40, 70), bool)
+                inside[row.y0 : row.y1, row.x0 : row.x1] = True
+                hot = heat.values * 255 > threshold_otsu((heat.values * 255).astype("uint8")) + 1
+                mine = inside & hot
+                expected = (mine & truth[row.image_id]).sum() / (mine | truth[row.image_id]).sum()
+            assert found == pytest.approx(expected, abs=0.02 if kind == "segm" else 1e-6)
+    capsys.readouterr()  # the evaluator prints
+    other = rows.assign(image_id="77")
+    with pytest.raises(ValueError, match="3 of 3 rows are of images"):
+        coco.results(other, "center")
+
+
 def test_summary(resnet, examples):
     rows = gs.evaluate(resnet, examples, ["center", "gradcam"])
     table = gs.summarize(rows)
@@ -262,8 +466,6 @@ def test_known_examples(resnet, examples):
 @pytest.fixture
 def saved(tmp_path):
     """A tiny CLIP as a folder, which workers load by its name."""
-    import json
-
     import torch
     from conftest import TEXT, VISION, tiny_clip
 
@@ -278,6 +480,9 @@ def saved(tmp_path):
     return folder
 
 
+METHODS = ["gradcam", "gscorecam", "center"]
+
+
 def test_dask_equals_the_plain_loop(saved, examples, tmp_path):
     distributed = pytest.importorskip("distributed", reason="needs the extra dask")
     with (
@@ -285,10 +490,9 @@ def test_dask_equals_the_plain_loop(saved, examples, tmp_path):
         distributed.Client(c) as client,
     ):
         rows = gs.evaluate_shards(
-            client.get_executor(), str(saved), examples, ["gradcam", "center"], tmp_path / "out",
-            shards=3,
-        )  # fmt: skip
-    same(rows, gs.evaluate(gs.load_model(saved), examples, ["gradcam", "center"]))
+            client.get_executor(), str(saved), examples, METHODS, tmp_path / "out", shards=3, k=2
+        )
+    alike(rows, gs.evaluate(gs.load_model(saved), examples, METHODS, k=2))
 
 
 def test_submitit_equals_the_plain_loop(saved, examples, tmp_path):
@@ -296,9 +500,21 @@ def test_submitit_equals_the_plain_loop(saved, examples, tmp_path):
     executor = submitit.AutoExecutor(tmp_path / "log", cluster="local")
     executor.update_parameters(timeout_min=5)
     rows = gs.evaluate_shards(
-        executor, str(saved), examples, ["gradcam", "center"], tmp_path / "out", shards=2
+        executor, str(saved), examples, METHODS, tmp_path / "out", shards=2, k=2
     )
-    same(rows, gs.evaluate(gs.load_model(saved), examples, ["gradcam", "center"]))
+    alike(rows, gs.evaluate(gs.load_model(saved), examples, METHODS, k=2))
+
+
+def test_threads_of_one_worker_take_turns(saved, many, tmp_path):
+    """Two threads share a model, whose hooks would otherwise catch each other's outputs."""
+    evaluation._loaded.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        rows = gs.evaluate_shards(
+            pool, str(saved), many, METHODS, tmp_path / "out", shards=6, k=2, preset="paper"
+        )
+    expected = gs.evaluate(gs.load_model(saved), many, METHODS, k=2, preset="paper")
+    alike(rows, expected)
+    assert rows["error"].isna().all()
 
 
 def test_a_failed_shard_raises_and_keeps_the_rest(saved, examples, tmp_path):

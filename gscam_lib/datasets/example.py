@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,3 +30,9 @@ class Example:
     source: str
     mask: np.ndarray[Any, Any] | None = None
     word: str | None = None
+
+    def asked(self, prompt: str) -> Example:
+        """Return the same question with another prompt."""
+        other = copy.copy(self)  # not replace(): a mask that is decoded when asked for stays so
+        object.__setattr__(other, "prompt", prompt)
+        return other
