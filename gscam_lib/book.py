@@ -14,14 +14,18 @@ import html
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+if TYPE_CHECKING:
+    from gscam_lib.explorer.panel import Explorer
+
 ROOT = Path(__file__).resolve().parents[1]
 BLANK = re.compile(r"^(?P<name>\s*[\w\[\], .]+? = )(?P<answer>.+?)(?P<task>  # ✎ .+)$", re.M)
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PAPER = {
     "channels_sheet": "channels ordered by gradient",
     "channels_rankings": "ways to rank channels (values not available)",
@@ -30,6 +34,7 @@ PAPER = {
     "typographic_apple": "the typographic attack: probabilities",
     "typographic_maps": "the typographic attack: apple, iPod, background",
     "objects_grid": "COCO scenes × methods with boxes",
+    "k_curve": "localization against k (values not available)",
     "objects_by_number": "mean IoU by classes in the image",
     "table_hits": "the tables of zero-shot localization",
     "bias_suspects": "the baggage sign and the tennis court",
@@ -147,39 +152,83 @@ def write_index(figures: Path = ROOT / "figures", folder: Path = ROOT / "noteboo
 
 # ---------------------------------------------------------------- the site
 
-BACK = '<p style="margin:1rem 2rem"><a href="index.html">← all notebooks</a></p>'
+
+def _two_prompts() -> Explorer:
+    from skimage import data
+
+    from gscam_lib.explorer import explore
+
+    photo = {"Eileen Collins, NASA": data.astronaut()}
+    return explore("photo-lite", photo, prompts=["a space shuttle", "a helmet"])
+
+
+def _first_scene() -> Explorer:
+    from gscam_lib import scenes
+    from gscam_lib.explorer import explore
+
+    example = next(iter(scenes.load("multi")))
+    return explore("mini-rn", {"first scene of multi": example}, prompts=[example.prompt])
+
+
+def _apple_with_note() -> Explorer:
+    from gscam_lib import scenes
+    from gscam_lib.explorer import explore
+    from gscam_lib.typography import put_label
+
+    look = scenes.Look(style=scenes.UNSEEN_STYLE, scale=(0.6, 0.7), max_angle=8, paper=True)
+    scene = scenes.compose(["apple"], background="table", seed=5, look=look)
+    photo = {"an apple with a note": put_label(scene.image, "iPod")}
+    return explore("mini-rn", photo, prompts=["an apple", "an iPod", "a table"])
+
+
+LIVE: Mapping[str, Callable[[], Explorer]] = {
+    "00_first_look": _two_prompts,
+    "02_effect_of_k": _first_scene,
+    "03_typographic_attacks": _apple_with_note,
+}
+"""Notebooks whose page has a live one beside it, in which k, prompt and threshold still move."""
+
+BAR = '<p style="margin:1rem 2rem;font:16px system-ui,sans-serif">{links}</p>'
+FRAME = '<iframe src="{name}" title="live" style="width:100%;height:46rem;border:0"></iframe>'
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><style>
 body {{ font: 17px/1.55 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem;
 color: #222 }} a {{ color: #0072B2 }} li {{ margin: .6rem 0 }} img {{ max-width: 100% }}
-p.lead {{ color: #555 }} span {{ color: #666 }}
+span {{ color: #666 }} li::marker {{ color: #888 }}
 </style></head><body>{body}</body></html>
 """
 
 
-def write_site(out: Path, folder: Path = ROOT / "notebooks") -> Path:
+def write_site(
+    out: Path,
+    folder: Path = ROOT / "notebooks",
+    *,
+    live: Mapping[str, Callable[[], Explorer]] | None = None,
+) -> Path:
     """Write the executed notebooks as one folder of HTML pages; returns the first page.
 
-    Pages hold their pictures, link to each other, and load nothing from any network, formulas
-    excepted (the notebooks have none). Needs no server. Raises FileNotFoundError without notebooks.
+    Pages hold their pictures, link to each other, and load nothing from any network; none needs a
+    server. live: notebook -> its explorer, exported as a page in which maps are still computed, and
+    shown where the notebook has a widget; None takes LIVE. Raises FileNotFoundError without
+    notebooks.
     """
-    from nbconvert import HTMLExporter
-
     paths = notebooks(folder)
     if not paths:
         raise FileNotFoundError(f"No notebooks in {folder}; expected 00_….ipynb and so on.")
     out.mkdir(parents=True, exist_ok=True)
-    exporter = HTMLExporter(template_name="lab")  # type: ignore[no-untyped-call]
+    makers = LIVE if live is None else live
     items = []
     for path in paths:
-        body, _ = exporter.from_filename(str(path))
-        body = _offline(re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', body))
+        name = f"{path.stem}_live.html" if path.stem in makers else ""
+        if name:
+            makers[path.stem]().export_html(out / name)
         title, lead = _head(path)
-        body = re.sub(r"(<body[^>]*>)", rf"\1{BACK}", body, count=1)
-        body = re.sub(r"<title>.*?</title>", f"<title>{html.escape(title)}</title>", body, count=1)
-        (out / f"{path.stem}.html").write_text(body, encoding="utf-8")
-        items.append(f'<li><a href="{path.stem}.html">{title}</a><br><span>{lead}</span></li>')
+        (out / f"{path.stem}.html").write_text(_as_page(path, title, name), encoding="utf-8")
+        also = f' · <a href="{name}">live</a>' if name else ""
+        items.append(
+            f'<li><a href="{path.stem}.html">{title}</a>{also}<br><span>{lead}</span></li>'
+        )
     title = "What does CLIP look at? A workbook on gScoreCAM"
     cover = "first_look_astronaut.png"
     if (folder.parent / "figures" / cover).is_file():
@@ -189,6 +238,26 @@ def write_site(out: Path, folder: Path = ROOT / "notebooks") -> Path:
     page = PAGE.format(title=title, body=f"{body}<ol start='0'>{''.join(items)}</ol>")
     index.write_text(page, encoding="utf-8")
     return index
+
+
+def _as_page(path: Path, title: str, live: str) -> str:
+    """A notebook as one HTML page; its widgets are the live page, where there is one."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    for cell in notebook.cells if live else ():
+        for output in cell.get("outputs", ()):
+            if WIDGET in output.get("data", {}):
+                output["data"] = {"text/html": FRAME.format(name=live)}
+    exporter = HTMLExporter(template_name="lab")  # type: ignore[no-untyped-call]
+    body, _ = exporter.from_notebook_node(notebook)
+    body = _offline(re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', body))
+    links = '<a href="index.html">← all notebooks</a>'
+    if live:
+        links += f' · <a href="{live}">live: move k, prompt and threshold yourself</a>'
+    body = re.sub(r"(<body[^>]*>)", rf"\1{BAR.format(links=links)}", body, count=1)
+    return re.sub(r"<title>.*?</title>", f"<title>{html.escape(title)}</title>", body, count=1)
 
 
 def _offline(page: str) -> str:

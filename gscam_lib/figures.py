@@ -148,11 +148,11 @@ def panels(
     return figure
 
 
-SHADES = 8  # of 255, from one shade to the next: a third of the bytes, and hardly seen
+SHADES = 6  # of 255, from one shade to the next: half the bytes or less, and hardly seen
 
 
 def as_png(figure: Figure, caption: str = "", *, dpi: float | str = "figure") -> bytes:
-    """A figure as PNG in 33 shades of each colour, so that files stay small; its caption inside."""
+    """A figure as PNG in 44 shades of each colour, so that files stay small; its caption inside."""
     drawn, out = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi)
     with Image.open(drawn) as opened:

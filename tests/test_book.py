@@ -9,6 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import gscam_lib as gs
 from gscam_lib import book, figures
 
 mpl.use("Agg")
@@ -90,7 +91,26 @@ def test_site_is_whole_and_loads_nothing_from_elsewhere(folder):
         book.write_site(folder / "site", Path(folder / "figures"))
 
 
-def test_commands(folder):
+def test_site_keeps_widgets_alive(folder, notebook, resnet, photo):
+    widget = {book.WIDGET: {"model_id": "x"}, "text/plain": "HBox(…)"}
+    notebook.cells[1].outputs = [new_output("display_data", data=widget)]
+    nbformat.write(notebook, folder / "notebooks" / "02_widget.ipynb")
+    live = {"02_widget": lambda: gs.explore(resnet, photo, prompts=["a cat"])}
+    site = book.write_site(folder / "site", folder / "notebooks", live=live).parent
+    page = (site / "02_widget.html").read_text()
+    assert '<iframe src="02_widget_live.html"' in page
+    assert "HBox" not in page
+    assert "a cat" in (site / "02_widget_live.html").read_text()
+    assert 'href="02_widget_live.html">live</a>' in (site / "index.html").read_text()
+    assert "live" not in (site / "00_one.html").read_text().partition("</p>")[0]
+
+
+def test_live_pages_are_of_notebooks_that_exist():
+    assert set(book.LIVE) <= {p.stem for p in book.notebooks()}
+
+
+def test_commands(folder, monkeypatch):
+    monkeypatch.setattr(book, "LIVE", {})  # a minute for each
     book.main(["site", str(folder / "real")])
     assert (folder / "real" / "index.html").is_file()
     with pytest.raises(ValueError, match="class, index"):
