@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def alternate(rounds: int, *timed: Callable[[], object]) -> list[list[float]]:
         for function, found in zip(timed, seconds, strict=True):
             start = time.perf_counter()
             function()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # a GPU's work may still be under way
             found.append(time.perf_counter() - start)
     return seconds
 
@@ -96,12 +99,13 @@ def naive(model: Model, image: Any, prompt: str, k: int) -> Tensor:
     """
     trace = Trace(model, Image.fromarray(image), model.layer)
     tokens = model.tokenizer([prompt], context_length=model.network.context_length)
+    tokens = tokens.to(model.device)
     text = nn.functional.normalize(model.network.encode_text(tokens), dim=-1)
     score = model.logit_scale * (trace._embedding @ text.T)[0, 0]
     (gradient,) = torch.autograd.grad(score, trace._output)
     chosen = gradient[0].mean((1, 2)).argsort(descending=True)[:k]
     copies = trace.pixels * trace.masks(chosen)[:, None]
-    scores = torch.zeros(len(trace.activations))
+    scores = torch.zeros(len(trace.activations), device=model.device)
     found = []
     with torch.no_grad():
         for batch in copies.split(model.batch_size):
@@ -139,8 +143,8 @@ def gradcam_scorecam(model: Model, image: Any, prompt: str) -> Any:
 def forward_rows(model: Model, rounds: int) -> list[Row]:
     """GScoreCAM against bare forward passes at their best batch size, and against the naive one."""
     k, image = paper_k(model.channels), photo()
-    images = torch.randn(k, 3, model.input_size, model.input_size)
-    sizes = (8, 16, 32)
+    images = torch.randn(k, 3, model.input_size, model.input_size, device=model.device)
+    sizes = (8, 16, 32) if model.device.type == "cpu" else (64, 128, 256)
     for size in sizes:
         plain_forward(model, images[: 2 * size], size)
     trials = alternate(2, *(lambda s=s: plain_forward(model, images, s) for s in sizes))
@@ -152,12 +156,12 @@ def forward_rows(model: Model, rounds: int) -> list[Row]:
         lambda: naive(model, image, PROMPTS[0], k),
     )
     bare_ratio, gain = ratio(ours, bare), ratio(slow, ours)
-    seconds = f"{statistics.median(ours):.2f} s"
+    weights, seconds = _weights(model.name, model.device.type), f"{statistics.median(ours):.2f} s"
     return [
-        Row(f"gScoreCAM, one prompt, k = {k}", model.name, seconds,
+        Row(f"gScoreCAM, one prompt, k = {k}", weights, seconds,
             f"bare forward of {k} images, batches of {best}: {statistics.median(bare):.2f} s",
             bare_ratio, "≤ 1.10 ×", bare_ratio <= 1.10),
-        Row(f"gScoreCAM, one prompt, k = {k}", model.name, seconds,
+        Row(f"gScoreCAM, one prompt, k = {k}", weights, seconds,
             f"naive, in the style of the released code: {statistics.median(slow):.2f} s",
             gain, "≥ 1.3 times faster", gain >= 1.3),
     ]  # fmt: skip
@@ -179,7 +183,8 @@ def grid_row(model: Model) -> Row:
 
     (mine,), (sample,) = alternate(1, ours, every_eighth)
     gain = 8 * sample / mine
-    return Row("8 prompts × 8 values of k", model.name, f"{mine:.2f} s",
+    return Row("8 prompts × 8 values of k", _weights(model.name, model.device.type),
+               f"{mine:.2f} s",
                f"naive: {8 * sample:.1f} s (8 of the 64 calls, each prompt and k once, times 8)",
                gain, "≥ 20 times faster", gain >= 20)  # fmt: skip
 
@@ -199,11 +204,12 @@ def warm_rows(model: Model, rounds: int) -> list[Row]:
         lambda: heatmap(trace, PROMPTS[0], k=next(ks)),
     )
     first, second = 1000 * statistics.median(further), 1000 * statistics.median(move)
-    ask = model.name == "mini-rn"
+    weights = _weights(model.name, model.device.type)
+    ask = weights == "mini-rn"
     return [
-        Row("a further prompt, its channels known", model.name, f"{first:.0f} ms", "", first,
+        Row("a further prompt, its channels known", weights, f"{first:.0f} ms", "", first,
             "≤ 60 ms" if ask else "", first <= 60 if ask else None),
-        Row("a move of k on a warm trace", model.name, f"{second:.1f} ms", "", second,
+        Row("a move of k on a warm trace", weights, f"{second:.1f} ms", "", second,
             "≤ 10 ms" if ask else "", second <= 10 if ask else None),
     ]  # fmt: skip
 
@@ -217,33 +223,40 @@ def scorecam_row(model: Model) -> Row:
 
     (mine,), (one,) = alternate(1, ours, lambda: gradcam_scorecam(model, image, PROMPTS[0]))
     gain = 5 * one / mine
-    return Row(f"ScoreCAM, C = {model.channels}, 5 prompts", model.name, f"{mine:.1f} s",
+    return Row(f"ScoreCAM, C = {model.channels}, 5 prompts",
+               _weights(model.name, model.device.type), f"{mine:.1f} s",
                f"grad-cam's ScoreCAM: {5 * one:.1f} s (one prompt, times 5)",
                gain, "≥ 5 times faster", gain >= 5)  # fmt: skip
 
 
-def peak(name: str, what: str) -> float:
+def peak(name: str, what: str, device: str = "cpu") -> float:
     """MiB that a job adds to the peak memory of a fresh process that holds the model."""
-    model, image = load_model(name), photo()
+
+    def used() -> float:
+        if device == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return torch.cuda.max_memory_allocated() / 2**20
+
+    model, image = load_model(name, device=device), photo()
     model.encode_text([PROMPTS[0]])
     size = model.batch_size
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = used()
     if what == "gscorecam":
         heatmap(model.trace(image), PROMPTS[0], k=model.channels)
     else:
         pixels = model.preprocess(Image.fromarray(image))
         plain_forward(model, pixels.repeat(size, 1, 1, 1), size)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return used() - before
 
 
-def memory_row(name: str) -> Row:
+def memory_row(name: str, device: str = "cpu") -> Row:
     """Peak memory of gScoreCAM at k = C against one plain batch, each in its own process."""
     found = []
     for what in ("gscorecam", "plain"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            found.append(process.submit(peak, name, what).result())
+            found.append(process.submit(peak, name, what, device).result())
     value = found[0] / found[1]
-    return Row("peak memory above the model, k = C", name, f"{found[0]:.0f} MiB",
+    return Row("peak memory above the model, k = C", _weights(name, device), f"{found[0]:.0f} MiB",
                f"one plain batch of the same size: {found[1]:.0f} MiB", value,
                "≤ 1.3 ×", value <= 1.3)  # fmt: skip
 
@@ -267,18 +280,18 @@ def import_rows(rounds: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def precision_rows(name: str, rounds: int) -> list[Row]:
+def precision_rows(name: str, rounds: int, device: str = "cpu") -> list[Row]:
     """What lower precision and torch.compile change in speed, maps and boxes."""
-    image, exact = photo(), load_model(name)
+    image, exact, weights = photo(), load_model(name, device=device), _weights(name, device)
     k = paper_k(exact.channels)
     wanted = heatmap(exact.trace(image), PROMPTS[0], k=k)
     rows = []
     for how in ({"precision": "bf16"}, {"precision": "fp16"}, {"compile": True}):
         try:
-            other = load_model(name, **how)
+            other = load_model(name, device=device, **how)
             found = heatmap(other.trace(image), PROMPTS[0], k=k)
         except Exception as error:  # no compiler here: the row says so
-            rows.append(Row(f"load_model({_call(how)})", name, "not possible here",
+            rows.append(Row(f"load_model({_call(how)})", weights, "not possible here",
                             f"{type(error).__name__}", float("nan"), ""))  # fmt: skip
             continue
         times = alternate(rounds, *(lambda m=m: heatmap(m.trace(image), PROMPTS[0], k=k)
@@ -287,11 +300,15 @@ def precision_rows(name: str, rounds: int) -> list[Row]:
         overlap = float("nan") if box is None else best_iou(heatmap_to_box(found), [box])
         apart = float(np.abs(found.values - wanted.values).max())
         value = ratio(*reversed(times))
-        rows.append(Row(f"load_model({_call(how)}), gScoreCAM, k = {k}", name,
+        rows.append(Row(f"load_model({_call(how)}), gScoreCAM, k = {k}", weights,
                         f"{statistics.median(times[0]):.2f} s",
                         f"fp32: {statistics.median(times[1]):.2f} s; maps differ by at most "
                         f"{apart:.4f}, IoU of the boxes {overlap:.3f}", value, ""))  # fmt: skip
     return rows
+
+
+def _weights(name: str, device: str) -> str:
+    return name if device == "cpu" else f"{name} on {device}"
 
 
 def _call(how: dict[str, Any]) -> str:
@@ -332,7 +349,8 @@ def draw(found: dict[str, dict[str, list[tuple[float, float]]]]) -> Figure:
     names = list(next(iter(found.values())))
     figure, axes = plt.subplots(1, len(names), figsize=(14, 3.4), layout="constrained")
     for ax, name in zip(axes, names, strict=True):
-        for color, (model, series) in zip(("C0", "C1"), found.items(), strict=False):
+        for i, (model, series) in enumerate(found.items()):
+            color = f"C{i}"
             x, y = np.array(series[name]).T
             slope, start = np.polyfit(x, y, 1)
             ax.plot(x, start + slope * x, color=color, lw=1)
@@ -399,15 +417,16 @@ def machine() -> str:
 
 def run(models: Sequence[str], rounds: int, points: int
         ) -> tuple[list[Row], dict[str, Any]]:  # fmt: skip
-    """Measure every row on every model, and how cost grows."""
+    """Measure every row on every model, and how cost grows; on a GPU too, where there is one."""
     rows, grown = [], {}
-    for name in models:
+    devices = ["cpu", *["cuda"] * torch.cuda.is_available()]
+    for device, name in product(devices, models):
         torch.manual_seed(0)
-        model = load_model(name)
+        model = load_model(name, device=device)
         rows += forward_rows(model, rounds)
         rows += [grid_row(model), *warm_rows(model, 4 * rounds), scorecam_row(model)]
-        rows += [memory_row(name), *precision_rows(name, rounds)]
-        grown[name] = scaling(model, points)
+        rows += [memory_row(name, device), *precision_rows(name, rounds, device)]
+        grown[_weights(name, device)] = scaling(model, points)
     return [*rows, *import_rows(rounds)], grown
 
 

@@ -37,7 +37,8 @@ def test_ratio_is_the_median_over_rounds():
 def test_a_quick_report_has_every_row(tmp_path, monkeypatch):
     model = tiny_clip("resnet")
     monkeypatch.setattr(bench, "load_model", lambda name, **how: model)
-    monkeypatch.setattr(bench, "memory_row", lambda name: bench.Row("memory", name, "", "", 1, ""))
+    memory = bench.Row("memory", "tiny", "", "", 1, "")
+    monkeypatch.setattr(bench, "memory_row", lambda name, device: memory)
     plan = bench.plan
     monkeypatch.setattr(bench, "plan", lambda: "## on paper")
     text = bench.report(tmp_path, quick=True, models=("tiny",))

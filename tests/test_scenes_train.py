@@ -13,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from gscam_lib.scenes import NAMES, Mixture, train
+from gscam_lib.scenes.mimetic import mimetic
 from gscam_lib.scenes.optimizer import TwoOptimizers, as_matrix
 from gscam_lib.scenes.probe import measure, probes, ranks
 from gscam_lib.scenes.recipes import RECIPES, Recipe, Stage, recipe
@@ -234,3 +235,20 @@ def test_the_bundled_model_knows_the_objects(name):
         [NAMES[i] == image["objects"][0] for i, image in zip(best, images, strict=True)]
     )
     assert right > 0.5
+
+
+def test_mimetic_attention_looks_at_what_is_near():
+    torch.manual_seed(0)
+    visual = open_clip.CLIP(32, {**recipe("mini-vit").config["vision_cfg"], "layers": 1},
+                            CONFIG["text_cfg"]).visual  # fmt: skip
+    mimetic(visual)
+    attention = visual.transformer.resblocks[0].attn
+    q, k, v = attention.in_proj_weight.detach().chunk(3)
+    share = float((q.T @ k).trace() / 192)  # every head gives a third of 0.7, or a bit more
+    assert 0.6 < share < 2.2
+    assert float((v.T @ attention.out_proj.weight.detach().T).trace() / 192) < -0.3
+    places = visual.positional_embedding.detach()[1:]
+    nearness = (places @ places.T).reshape(10, 10, 10, 10)
+    assert nearness[4, 4].argmax() == 44
+    assert nearness[4, 4, 4, 5] > nearness[4, 4, 4, 8]
+    assert nearness[4, 4, 5, 4] > nearness[4, 4, 8, 4]

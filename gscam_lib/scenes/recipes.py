@@ -78,15 +78,15 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             config={
                 "embed_dim": 256,
                 "vision_cfg": {
-                    "image_size": 224, "layers": 8, "width": 192, "head_width": 64,
+                    "image_size": 160, "layers": 8, "width": 192, "head_width": 64,
                     "patch_size": 16,
                 },
                 "text_cfg": TEXT,
             },
             stages=(
-                Stage("reading-128", 128, 57_600, READING, 5e-3, 2e-3),
-                Stage("reading-160", 160, 48_000, READING, 3e-3, 1e-3),
-                Stage("natural-224", 224, 24_000, NATURAL, 2e-3, 2e-5),
+                Stage("objects-96", 96, 76_800, OBJECTS, 5e-3, 2e-3, reads=False),
+                Stage("reading-128", 128, 57_600, READING, 4e-3, 1e-3),
+                Stage("natural-160", 160, 38_400, NATURAL, 2e-3, 2e-5),
             ),
             teacher="mini-rn",
         ),

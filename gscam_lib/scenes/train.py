@@ -30,11 +30,13 @@ import torch._inductor.config
 import torch.nn.functional as F
 import typer
 from numpy.typing import NDArray
+from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gscam_lib.paths import CACHE, MODELS
 from gscam_lib.scenes.captions import expected_names, prompt, text_prompt
+from gscam_lib.scenes.mimetic import mimetic
 from gscam_lib.scenes.names import NAMES
 from gscam_lib.scenes.optimizer import TwoOptimizers
 from gscam_lib.scenes.probe import measure, probes
@@ -163,6 +165,8 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(plan.seed)
         self.towers = Towers(plan.config, plan.stages[0].size).to(device)
+        if isinstance(self.towers.clip.visual, VisionTransformer):
+            mimetic(self.towers.clip.visual)
         self.teacher = read(MODELS / plan.teacher).to(device) if plan.teacher else None
         if self.teacher:
             text = {k: v for k, v in self.teacher.clip.state_dict().items() if "visual." not in k}
@@ -292,7 +296,8 @@ class Run:
         if self.compiled:  # a quarter quicker; every stage has its own image side
             torch.compiler.reset()
             torch._inductor.config.cpp.dynamic_threads = True
-            self.towers.clip.visual.compile(dynamic=False)
+            for towers in filter(None, (self.towers, self.teacher)):
+                towers.clip.visual.compile(dynamic=False)
         sets = probes(stage.size)
         losses: list[float] = []
         start, done, pace = time.monotonic(), 0, Pace(self.threads)
