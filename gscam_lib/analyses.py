@@ -7,7 +7,7 @@ a line holds; published ones carry their tag.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +20,11 @@ from PIL import Image
 from gscam_lib import metrics
 from gscam_lib.clip import Model
 from gscam_lib.datasets.example import Example
-from gscam_lib.evaluation import Preset, evaluate
+from gscam_lib.evaluation import Preset, evaluate, merge
 from gscam_lib.measures import BINS, measure
+from gscam_lib.measures import SCHEMA as MEASURED_SCHEMA
 from gscam_lib.methods import METHODS
+from gscam_lib.parts import Parts
 
 QUESTION = ["source", "image_id", "category", "prompt"]
 CLASS_BINS = {"1–3": (1, 3), "4–6": (4, 6), "7–9": (7, 9), "10 and more": (10, np.inf)}
@@ -88,9 +90,9 @@ def summary(rows: pd.DataFrame, by: str | Sequence[Hashable] | pd.Series | None 
     """Boxes of each method, and of each group of rows: hits, IoU, pointing, with intervals.
 
     rows: of `evaluate`, or `wide` rows; by: a column, or one value for each row, None for all rows
-    together. Columns: origin, method, group, pairs, images, hits (IoU ≥ 0.5) with low and high,
-    hits .3, hits .7, macro (mean over classes of the hits), mean IoU, median IoU, pointing, energy,
-    each with low and high where it has an interval, and errors (which count as misses).
+    together. Columns: origin, method, group, pairs, images, hits (IoU ≥ 0.5), hits .3, hits .7,
+    macro (mean over classes of the hits), mean IoU, median IoU, pointing, energy, each with low and
+    high, and errors (which count as misses).
     """
     groups = pd.Series("all", rows.index) if by is None else _as_groups(rows, by)
     rows, groups = rows.reset_index(drop=True), groups.reset_index(drop=True)
@@ -113,8 +115,9 @@ def _boxes(part: pd.DataFrame) -> dict[str, Any]:
     iou, classes = part["iou"].to_numpy(float), part["category"].to_numpy()
     hit = (iou >= 0.5).astype(float)
     line: dict[str, Any] = {"pairs": len(part), "images": len(set(images))}
-    line |= interval("hits", hit.mean(), metrics.bootstrap_interval(hit, images))
-    line |= {f"hits .{d * 10:.0f}": float((iou >= d).mean()) for d in (0.3, 0.7)}
+    for name, delta in (("hits", 0.5), ("hits .3", 0.3), ("hits .7", 0.7)):
+        reached = (iou >= delta).astype(float)
+        line |= interval(name, reached.mean(), metrics.bootstrap_interval(reached, images))
     macro = metrics.macro_interval(hit, classes, images)
     line |= interval("macro", metrics.macro_mean(hit, classes), macro)
     line |= interval("mean IoU", iou.mean(), metrics.bootstrap_interval(iou, images))
@@ -173,13 +176,14 @@ def facts(dataset: Iterable[Example]) -> pd.DataFrame:
     """What is true of each question: how many classes its image has, how large its object is.
 
     Columns: source, image_id, category, prompt, classes, share (of the photo's area, of the largest
-    box). Give all examples of an image, also those whose class a model does not know.
+    box; NaN where the photo cannot be opened). Give all examples of an image, also those whose
+    class a model does not know.
     """
-    rows, sizes = [], dict[tuple[str, str], int]()
+    rows, sizes = [], dict[tuple[str, str], float]()
     for e in dataset:
         key = e.source, e.image_id
         if key not in sizes:
-            sizes[key] = e.mask.size if e.mask is not None else _area(e.image)
+            sizes[key] = _area(e.image)
         areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in e.boxes]
         rows.append((*key, e.category, e.prompt, max(areas, default=0) / sizes[key]))
     frame = pd.DataFrame(rows, columns=[*QUESTION, "share"])
@@ -187,23 +191,27 @@ def facts(dataset: Iterable[Example]) -> pd.DataFrame:
     return frame.assign(classes=counts)
 
 
-def _area(image: Path | Image.Image) -> int:
+def _area(image: Path | Image.Image) -> float:
     if isinstance(image, Image.Image):
         return image.width * image.height
-    with Image.open(image) as opened:  # reads the header only
-        return opened.width * opened.height
+    try:
+        with Image.open(image) as opened:  # reads the header only
+            return opened.width * opened.height
+    except OSError:
+        return float("nan")
 
 
 def _with_facts(rows: pd.DataFrame, known: pd.DataFrame, column: str) -> pd.Series:
     keys = ["source", "image_id", "category"]
     values = known.drop_duplicates(keys).set_index(keys)[column]
-    found = values.reindex(pd.MultiIndex.from_frame(rows[keys]))
-    if found.isna().any():
+    asked = pd.MultiIndex.from_frame(rows[keys])
+    missing = ~asked.isin(values.index)
+    if missing.any():
         raise ValueError(
-            f"{int(found.isna().sum())} of {len(rows)} rows are of questions that the facts do not "
-            "have. Make the facts from the data set that was evaluated."
+            f"{missing.sum()} of {len(rows)} rows are of questions that the facts do not have. "
+            "Make the facts from the data set that was evaluated."
         )
-    return pd.Series(found.to_numpy(), rows.index)
+    return pd.Series(values.reindex(asked).to_numpy(), rows.index)
 
 
 def by_classes(rows: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
@@ -223,10 +231,11 @@ def by_size(
 ) -> pd.DataFrame:
     """The summary by the size of the object, the largest box's share of the photo, in five bins.
 
-    edges: inner edges of the bins; None takes bins of as many questions each. The paper's values
-    are not available.
+    edges: inner edges of the bins; None takes bins of as many questions each. Photos that cannot be
+    opened have no size and are left out. The paper's values are not available.
     """
-    share = _with_facts(rows, known, "share").astype(float)
+    share = _with_facts(rows, known, "share").astype(float).dropna()
+    rows = rows.loc[share.index]
     inner = (
         list(edges)
         if edges is not None
@@ -412,15 +421,14 @@ def benchmark(
     """
     chosen = list(methods_for(model) if methods is None else methods)
     examples = first_images(dataset, limit)
-    folder = None if out is None else Path(out)
-    kept = {"rows": None, "measures": None} if folder is None else _folders(folder)
+    kept: Mapping[str, Path] = {} if out is None else _folders(Path(out))
     rows = evaluate(
-        model, examples, chosen, k=k, preset=preset, out=kept["rows"], progress=progress
+        model, examples, chosen, k=k, preset=preset, out=kept.get("rows"), progress=progress
     )
     few = first_images(examples, measured_images) if measures and measured_images else []
     variants = {m: {"method": m} | ({"k": k} if k and "k" in METHODS[m].options else {})
                 for m in chosen}  # fmt: skip
-    measured = measure(model, few, variants, measures, out=kept["measures"], progress=progress)
+    measured = measure(model, few, variants, measures, out=kept.get("measures"), progress=progress)
     rows, measured = (_only(frame, chosen, examples) for frame in (rows, measured))
     known = facts(dataset if whole is None else whole)
     about = (
@@ -429,10 +437,22 @@ def benchmark(
         f"{', '.join(measures)} on {len({e.image_id for e in few})} images; "
         "95 % intervals over images"
     )
-    return Benchmark(_table(rows, measured), rows, measured, known, about)
+    return Benchmark(overall(rows, measured), rows, measured, known, about)
 
 
-def _folders(folder: Path) -> dict[str, Path | None]:
+def read(folder: Path | str) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Rows of `evaluate`, and of `measure` where there are any, of an evaluation or benchmark.
+
+    Raises FileNotFoundError and ValueError as `merge` does.
+    """
+    places = _folders(Path(folder))
+    rows = merge(places["rows"] if places["rows"].is_dir() else folder)
+    if not places["measures"].is_dir():
+        return rows, None
+    return rows, pd.DataFrame(Parts.read(places["measures"]), columns=MEASURED_SCHEMA.names)
+
+
+def _folders(folder: Path) -> dict[str, Path]:
     return {"rows": folder / "rows", "measures": folder / "measures"}
 
 
@@ -471,9 +491,10 @@ def overview(measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table.merge(times, on=["origin", "method"], how="left"))
 
 
-def _table(rows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+def overall(rows: pd.DataFrame, measured: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The table: a line for each method, of rows of `evaluate` and, if given, of `measure`."""
     table = summary(rows).drop(columns="group")
-    if not measured.empty:
+    if measured is not None and not measured.empty:
         found = scores(measured).drop(columns=["errors", "origin"])
         table = table.merge(found, on="method", how="left")
     times = runtime(rows)[["method", "seconds per image"]]
@@ -482,11 +503,19 @@ def _table(rows: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
 
 BOXES = ("pairs", "hits", "mean IoU", "pointing")
 MEASURED = ("pointing_center", "prompt_sensitivity", "MaxBoxAcc", "MaxBoxAccV2", "PxAP", "mask_iou",
-            "insertion", "deletion", "total_variation", "entropy", "seconds per image")  # fmt: skip
+            "insertion", "deletion", "total_variation", "entropy", "randomization",
+            "seconds per image")  # fmt: skip
+ALL = ("pairs", "hits .3", "hits", "hits .7", "macro", "mean IoU", "median IoU", "pointing",
+       "energy", "errors", *MEASURED)  # fmt: skip
 
 
 def to_markdown(table: pd.DataFrame, columns: Sequence[str] = (*BOXES, *MEASURED)) -> str:
     """A table as Markdown, those columns it has, values with their intervals in brackets."""
+    return str(cells(table, columns).to_markdown(index=False, disable_numparse=True))
+
+
+def cells(table: pd.DataFrame, columns: Sequence[str] = ALL) -> pd.DataFrame:
+    """A table as people read it: those columns it has, values with their intervals in brackets."""
     lines = []
     for _, row in table.iterrows():
         title = METHODS[row["method"]].title if row["method"] in METHODS else row["method"]
@@ -495,9 +524,9 @@ def to_markdown(table: pd.DataFrame, columns: Sequence[str] = (*BOXES, *MEASURED
             head["group"] = str(row["group"])
         if table["origin"].nunique() > 1:
             head["origin"] = row["origin"]
-        cells = {c: _cell(row, c) for c in columns if c in table}
-        lines.append(head | {name.replace("_", " "): text for name, text in cells.items()})
-    return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True))
+        texts = {c: _cell(row, c) for c in columns if c in table}
+        lines.append(head | {name.replace("_", " "): text for name, text in texts.items()})
+    return pd.DataFrame(lines)
 
 
 def _cell(row: pd.Series, name: str) -> str:
@@ -514,22 +543,75 @@ def _cell(row: pd.Series, name: str) -> str:
 
 
 def write_benchmark(found: Benchmark, folder: Path | str) -> str:
-    """Write table.md, table.csv, tests.csv, classes.csv and sizes.csv; return the Markdown."""
+    """Write table.md, and table, tests, classes and sizes as CSV; return the Markdown."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    frames: Mapping[str, Callable[[], pd.DataFrame]] = {
-        "table": lambda: found.table,
-        "tests": lambda: compare_all(found.rows, _reference(found.rows)),
-        "classes": lambda: by_classes(found.rows, found.known),
-        "sizes": lambda: by_size(found.rows, found.known),
+    frames = {
+        "table": found.table,
+        "tests": paired_tests(found.rows, found.measured),
+        "classes": by_classes(found.rows, found.known),
+        "sizes": by_size(found.rows, found.known),
     }
-    for name, make in frames.items():
-        make().to_csv(folder / f"{name}.csv", index=False)
-    text = f"{to_markdown(found.table)}\n\n{found.about}\n"
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    text = _report(found, frames)
     (folder / "table.md").write_text(text, encoding="utf-8")
     return text
 
 
-def _reference(rows: pd.DataFrame) -> str:
+def paired_tests(
+    rows: pd.DataFrame, measured: pd.DataFrame | None = None, reference: str | None = None
+) -> pd.DataFrame:
+    """`compare_all` of the IoU and of every measure that is one number: a line for each of both.
+
+    reference: gScoreCAM where it was run, else the first method. A column more: measure.
+    """
     names = list(dict.fromkeys(rows["method"]))
-    return "gscorecam" if "gscorecam" in names else names[0]
+    reference = reference or ("gscorecam" if "gscorecam" in names else names[0])
+    found = {"iou": compare_all(rows, reference)}
+    if measured is not None and not measured.empty:
+        table = wide(measured)
+        for name in table.columns.drop([*QUESTION, "method", "model"]):
+            if name not in ("iou", "pointing_center") and reference in set(table.dropna(subset=[name])["method"]):
+                found[str(name)] = compare_all(table, reference, column=name)
+    return pd.concat([f.assign(measure=name) for name, f in found.items()], ignore_index=True)
+
+
+def tests_to_markdown(table: pd.DataFrame) -> str:
+    """Differences with their intervals, and the p-values corrected by Holm, as Markdown."""
+    if table.empty:
+        return "Nothing to compare: one method alone."
+    lines = [
+        {
+            "measure": row["measure"],
+            "method": METHODS[row["method"]].title if row["method"] in METHODS else row["method"],
+            f"less {row['against']}": f"{row['difference']:+.3f} "
+            f"[{row['low']:+.3f}, {row['high']:+.3f}]",
+            "p (sign flips)": f"{row['p (Holm)']:.2g}",
+            "p (Wilcoxon)": f"{row['wilcoxon (Holm)']:.2g}",
+        }
+        for _, row in table.iterrows()
+    ]
+    return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True))
+
+
+def _report(found: Benchmark, frames: Mapping[str, pd.DataFrame]) -> str:
+    """The tables one below the other, and what the tags of published values mean."""
+    classes = frames["classes"].assign(
+        origin=[o if o.startswith("ours") else f"paper {o[-3:]}" for o in frames["classes"].origin]
+    )
+    headline = PUBLISHED[PUBLISHED["group"] == "all"].iloc[0]
+    tags = "; ".join(f"[{tag}] {meaning}" for tag, meaning in TAGS.items())
+    box_tests = frames["tests"][lambda t: t["measure"] == "iou"]
+    return "\n\n".join([
+        f"## All methods\n\n{to_markdown(found.table)}", found.about,
+        f"## Against each other, by IoU\n\n{tests_to_markdown(box_tests)}",
+        "Paired over the same questions; intervals and tests over images; p corrected for the "
+        "number of methods (Holm). Other measures: tests.csv.",
+        "## By number of classes in the image\n\n"
+        f"{to_markdown(classes, ('pairs', 'hits', 'mean IoU', 'median IoU'))}",
+        f"paper: {PAPER}; {tags}. Other weights and photos than ours, so not to be beaten or "
+        f"missed. Of all its pairs, gScoreCAM hits {headline['value']:.2%} [{headline['tag']}].",
+        "## By size of the object (share of the photo)\n\n"
+        f"{to_markdown(frames['sizes'], ('pairs', 'hits', 'mean IoU'))}",
+    ]) + "\n"  # fmt: skip

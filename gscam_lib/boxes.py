@@ -31,8 +31,7 @@ def heatmap_to_box(
     connected regions (8 neighbours) the one whose bounding rectangle is largest, or that has the
     most pixels, or that has the hottest pixel, or all of them together. Raises ValueError.
     """
-    if rule not in RULES:
-        raise ValueError(f"Got rule={rule!r}; expected one of {', '.join(RULES)}.")
+    check_rule(rule)
     values = _checked(heat)
     hot = hot_pixels(values, threshold)
     if not hot.any():
@@ -92,6 +91,13 @@ def check_threshold(threshold: Threshold) -> Threshold:
             "above 0 and at most 1 such as 0.2."
         )
     return threshold
+
+
+def check_rule(rule: str) -> str:
+    """Return a rule, or raise ValueError if it is none of RULES."""
+    if rule not in RULES:
+        raise ValueError(f"Got rule={rule!r}; expected one of {', '.join(RULES)}.")
+    return rule
 
 
 def _checked(heat: Heatmap | Values) -> Values:

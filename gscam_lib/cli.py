@@ -8,16 +8,18 @@ import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from pandas import DataFrame
 
+    from gscam_lib.clip import Model
     from gscam_lib.datasets import Example
+    from gscam_lib.evaluation import Preset
 
 app = typer.Typer(
     help="What does CLIP look at? Heatmaps for photos and prompts.",
@@ -26,6 +28,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DatasetOption = Annotated[
+    str,
+    typer.Option(
+        help="A bundled set (multi, …), one of `gscam download` (coco-val2017, …), or the form of "
+        "yours: coco, lvis, partimagenet, csv, wsol, typographic (with --root)."
+    ),
+]
+RootOption = Annotated[Path | None, typer.Option(help="Folder of the images.")]
+AnnotationsOption = Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")]
+PresetOption = Annotated[str, typer.Option(help="clean or paper.")]
 ModelOption = Annotated[str, typer.Option(help="Bundled name, folder, or open_clip arch/tag.")]
 OutOption = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 
@@ -82,46 +94,132 @@ def _draw_heatmaps(
 
 @app.command()
 def evaluate(
-    dataset: Annotated[
-        str, typer.Option(help="A bundled set (multi, …), or coco, lvis, partimagenet, csv, wsol.")
-    ] = "multi",
-    root: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")] = None,
+    dataset: DatasetOption = "multi",
+    root: RootOption = None,
+    annotations: AnnotationsOption = None,
     methods: Annotated[str, typer.Option(help="Comma-separated.")] = "gscorecam,gradcam,center",
     model: ModelOption = "photo-lite",
     k: Annotated[int | None, typer.Option(help="Channels for methods that rank them.")] = None,
-    preset: Annotated[str, typer.Option(help="clean or paper.")] = "clean",
+    template: Annotated[
+        str, typer.Option(help="Form of the prompt, e.g. 'a photo of {a}'; {} is the bare name.")
+    ] = "{}",
+    search: Annotated[
+        bool, typer.Option(help="Take each class's prompt of highest mean logit instead.")
+    ] = False,
+    preset: PresetOption = "clean",
+    threshold: Annotated[
+        str | None, typer.Option(help="otsu, a percentile such as p90, or a share such as 0.2.")
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="Which region's box: largest_rectangle, union, …")
+    ] = None,
+    inclusive: Annotated[
+        bool | None, typer.Option(help="Count a box's last pixel as inside (as paper does).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder that keeps the rows; resumes.")] = None,
     shard: Annotated[str, typer.Option(help="i/n: do part i (from 0) of n.")] = "0/1",
+    retry: Annotated[bool, typer.Option(help="Do the rows with errors again.")] = False,
+    dask: Annotated[
+        str, typer.Option(help="A scheduler, tcp://…, or 'local': run shards there; needs --out.")
+    ] = "",
+    shards: Annotated[int, typer.Option(help="How many shards Dask gets.")] = 16,
 ) -> None:
     """Localize every class in every image; print the table."""
     import gscam_lib as gs
 
     try:
         clip = gs.load_model(model)
+        how = _preset(preset, threshold, rule, inclusive)
         pairs = list(_examples(dataset, root, annotations))
-        known = gs.known_examples(clip, pairs)
-        rows = gs.evaluate(
-            clip, known, methods.split(","), k=k, preset=preset, out=out, shard=_shard(shard),
-            progress=True,
-        )  # fmt: skip
+        known = _asked(clip, pairs, template, search)
+        chosen = methods.split(",")
+        if dask:
+            rows = _on_dask(dask, model, known, chosen, out, shards=shards, k=k, preset=how)
+        else:
+            rows = gs.evaluate(
+                clip, known, chosen, k=k, preset=how, out=out, shard=_shard(shard), retry=retry,
+                progress=True,
+            )  # fmt: skip
+        typer.echo(
+            f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class"
+        )
+        _print_table(rows, "text")
     except (ValueError, OSError) as error:
         _fail(error)
-    typer.echo(f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class")
-    _print_table(rows, "text")
+
+
+def _preset(name: str, threshold: str | None, rule: str | None, inclusive: bool | None) -> Preset:
+    """A preset with what was given changed."""
+    from dataclasses import replace
+
+    from gscam_lib.evaluation import find_preset
+
+    share = threshold is not None and threshold.replace(".", "", 1).isdigit()
+    given: dict[str, Any] = {
+        "threshold": float(threshold) if share and threshold else threshold,
+        "rule": rule,
+        "inclusive": inclusive,
+    }
+    return replace(find_preset(name), **{key: v for key, v in given.items() if v is not None})
 
 
 def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Iterable[Example]:
+    """A bundled set, one that was downloaded, or a form of data set with its places."""
+    import gscam_lib as gs
+    from gscam_lib.datasets import downloads
+
+    if dataset in gs.scenes.SETS and root is None:
+        return gs.scenes.load(dataset)
+    names: list[str] | None = None
+    if dataset in downloads.SOURCES:
+        if root is None and annotations is None:
+            form, root, annotations = downloads.find(dataset, downloads.FOLDER)
+        else:
+            form = downloads.SOURCES[dataset].form
+        if dataset.startswith("imagenet"):
+            import open_clip
+
+            names = open_clip.IMAGENET_CLASSNAMES
+    else:
+        form = dataset
+    if root is None or (annotations is None and form != "typographic"):
+        raise ValueError(
+            f"The data set '{dataset}' needs --root and --annotations. Those that need neither: "
+            f"bundled {', '.join(gs.scenes.SETS)}; after `gscam download`, "
+            f"{', '.join(downloads.SOURCES)}."
+        )
+    return gs.datasets.read(form, root, annotations, class_names=names)
+
+
+def _asked(clip: Model, pairs: list[Example], template: str, search: bool) -> list[Example]:
+    """The examples whose class the model knows, with their prompts in the form that is wanted."""
+    import gscam_lib as gs
+    from gscam_lib.measures import search_prompts, with_prompts
+    from gscam_lib.prompts import fill, fill_all
+
+    if not search:
+        return gs.known_examples(clip, [e.asked(fill(template, e.prompt)) for e in pairs])
+    known = gs.known_examples(clip, pairs)
+    table = search_prompts(clip, known, {e.category: fill_all(e.prompt) for e in known})
+    return with_prompts(known, dict(table[table["chosen"]][["category", "prompt"]].to_numpy()))
+
+
+def _on_dask(
+    address: str, model: str, known: list[Example], methods: list[str], out: Path | None, **how: Any
+) -> DataFrame:
     import gscam_lib as gs
 
-    if dataset in gs.scenes.SETS:
-        return gs.scenes.load(dataset)
-    if root is None or annotations is None:
-        raise ValueError(
-            f"The data set '{dataset}' needs --root and --annotations. Bundled sets, which need "
-            f"neither: {', '.join(gs.scenes.SETS)}."
-        )
-    return gs.datasets.read(dataset, root, annotations)
+    if out is None:
+        raise ValueError("--dask needs --out: a folder that all workers see.")
+    if find_spec("distributed") is None:
+        raise ValueError("--dask needs the extra dask: pip install -e '.[dask]'.")
+    import distributed
+
+    make: Any = distributed.Client
+    local = {"threads_per_worker": 1, "dashboard_address": None} if address == "local" else {}
+    with make(None if local else address, **local) as client:
+        pool = client.get_executor()
+        return gs.evaluate_shards(pool, model, known, methods, out, progress=True, **how)
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -148,12 +246,19 @@ def merge(folder: Path, out: Annotated[Path, typer.Option("-o", "--out")]) -> No
 def table(
     folder: Path,
     form: Annotated[str, typer.Option("--format", help="text, markdown, latex, csv.")] = "text",
+    against: Annotated[
+        str, typer.Option(help="Print paired tests against this method instead.")
+    ] = "",
 ) -> None:
-    """Print the table of an evaluation, with 95 % intervals over images."""
-    import gscam_lib as gs
+    """Print the table of an evaluation or benchmark, with 95 % intervals over images."""
+    from gscam_lib import analyses
 
     try:
-        _print_table(gs.merge(folder), form)
+        rows, measured = analyses.read(folder)
+        if against:
+            typer.echo(analyses.tests_to_markdown(analyses.paired_tests(rows, measured, against)))
+        else:
+            _print_table(rows, form, measured)
     except (ValueError, OSError) as error:
         _fail(error)
 
@@ -165,7 +270,7 @@ def export(
     method: Annotated[str, typer.Option()] = "gscorecam",
     out: OutOption = Path("results.json"),
 ) -> None:
-    """Write the boxes of one method in COCO's results form, for pycocotools' evaluator."""
+    """Write one method's boxes and masks (RLE) in COCO's results form, for its own evaluator."""
     import gscam_lib as gs
 
     try:
@@ -174,18 +279,21 @@ def export(
         out.write_text(json.dumps(results))
     except (ValueError, OSError) as error:
         _fail(error)
-    typer.echo(f"wrote {len(results)} boxes to {out}")
+    typer.echo(f"wrote {len(results)} boxes and masks to {out}")
 
 
-def _print_table(rows: DataFrame, form: str) -> None:
-    import gscam_lib as gs
+def _print_table(rows: DataFrame, form: str, measured: DataFrame | None = None) -> None:
+    from gscam_lib import analyses
 
-    summary = gs.summarize(rows).round(4)
-    forms = {
-        "text": summary.to_string,
-        "markdown": summary.to_markdown,
-        "latex": summary.to_latex,
-        "csv": summary.to_csv,
+    if rows.empty:
+        raise ValueError("There are no rows: the data set is empty, or the model knows no class.")
+    whole = analyses.overall(rows, measured)
+    brief = [c for c in analyses.ALL if not c.startswith("hits .") and c not in ("macro", "energy")]
+    forms: dict[str, Callable[[], str]] = {
+        "text": lambda: analyses.cells(whole, brief).to_string(index=False),
+        "markdown": lambda: analyses.to_markdown(whole, analyses.ALL),
+        "latex": lambda: analyses.cells(whole).to_latex(index=False, escape=True),
+        "csv": lambda: whole.to_csv(index=False),
     }
     if form not in forms:
         raise ValueError(f"Got format '{form}'; expected one of {', '.join(forms)}.")
@@ -235,12 +343,27 @@ def methods() -> None:
 
 
 @app.command()
-def download(name: Annotated[str, typer.Argument(help="open_clip architecture/tag.")]) -> None:
-    """Fetch weights once, into a folder that `load_model` and other machines can use."""
-    from gscam_lib.clip import save_model
+def download(
+    name: Annotated[str, typer.Argument(help="coco-val2017, …, or open_clip architecture/tag.")],
+    to: Annotated[Path | None, typer.Option(help="Folder of data sets; data/cache/datasets.")] = (
+        None
+    ),
+) -> None:
+    """Fetch a data set or weights once, into a folder that other machines can use."""
+    from gscam_lib.datasets import downloads
 
     try:
-        typer.echo(f"saved as {save_model(name)}")
+        if "/" in name:
+            from gscam_lib.clip import save_model
+
+            typer.echo(f"saved as {save_model(name)}")
+            return
+        folder = to or downloads.FOLDER
+        typer.echo(f"saved in {downloads.download(name, folder)}")
+        typer.echo(f"terms: {downloads.SOURCES[name].terms}")
+        _, root, annotations = downloads.find(name, folder)
+        places = "" if folder == downloads.FOLDER else f" --root {root} --annotations {annotations}"
+        typer.echo(f"next: gscam evaluate --dataset {name}{places} --out runs/{name}")
     except (ValueError, OSError) as error:
         _fail(error)
 
@@ -295,9 +418,9 @@ def doctor() -> None:
 @app.command()
 def benchmark(
     out: Annotated[Path, typer.Argument(help="Folder for rows and tables; resumes.")],
-    dataset: Annotated[str, typer.Option(help="As for `gscam evaluate`.")] = "multi",
-    root: Annotated[Path | None, typer.Option(help="Folder of the images.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")] = None,
+    dataset: DatasetOption = "multi",
+    root: RootOption = None,
+    annotations: AnnotationsOption = None,
     models: Annotated[str, typer.Option(help="Comma-separated.")] = "mini-rn,photo-lite",
     methods: Annotated[
         str, typer.Option(help="Comma-separated; all that fit the model if left out.")
@@ -308,7 +431,7 @@ def benchmark(
         str, typer.Option(help="Further measures (insertion, deletion, ious, pixels, …).")
     ] = "prompt_sensitivity,pointing_center",
     measured_images: Annotated[int, typer.Option(help="Images they are taken on.")] = 30,
-    preset: Annotated[str, typer.Option(help="clean or paper.")] = "clean",
+    preset: PresetOption = "clean",
 ) -> None:
     """Make the table of all methods and controls, for each model, with 95 % intervals."""
     import gscam_lib as gs

@@ -19,7 +19,15 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gscam_lib import __version__, metrics
-from gscam_lib.boxes import Box, Rule, Threshold, heatmap_to_box, hot_pixels
+from gscam_lib.boxes import (
+    Box,
+    Rule,
+    Threshold,
+    check_rule,
+    check_threshold,
+    heatmap_to_box,
+    hot_pixels,
+)
 from gscam_lib.clip import Model, load_model
 from gscam_lib.datasets.coco import to_rle
 from gscam_lib.datasets.example import Example
@@ -41,7 +49,7 @@ class Preset:
     """How a heatmap becomes a box and how the box is judged; the photo is squashed in all.
 
     inclusive: count the last pixel as inside; empty_box: the box of a map that has no region;
-    threshold, rule: see `boxes.heatmap_to_box`.
+    threshold, rule: see `boxes.heatmap_to_box`. Raises ValueError for those that do not exist.
     """
 
     name: str
@@ -49,6 +57,10 @@ class Preset:
     empty_box: tuple[int, int, int, int] | None = None
     threshold: Threshold = "otsu"
     rule: Rule = "largest_rectangle"
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+        check_rule(self.rule)
 
     @property
     def label(self) -> str:
@@ -154,6 +166,7 @@ def evaluate_shards(
     shards: int,
     k: int | None = None,
     preset: str | Preset = "clean",
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Run the shards of an evaluation on any concurrent.futures executor, and merge them.
 
@@ -168,7 +181,8 @@ def evaluate_shards(
         )
         for i in range(shards)
     ]  # fmt: skip
-    failures = [error for job in jobs if (error := _failure(job)) is not None]
+    bar = tqdm(jobs, disable=not progress, unit="shard")
+    failures = [error for job in bar if (error := _failure(job)) is not None]
     if failures:
         raise failures[0]
     return merge(out)

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -43,7 +43,8 @@ class Seen:
     """One heatmap and all that a measure may ask of it.
 
     others: heatmaps of the same method for the image's other prompts; names: of all classes of the
-    data set; points: of an insertion or deletion curve.
+    data set; points: of an insertion or deletion curve; random: makes the heatmap of the same model
+    with random weights.
     """
 
     trace: Trace
@@ -52,6 +53,7 @@ class Seen:
     others: Sequence[np.ndarray[Any, Any]]
     names: Sequence[str]
     points: int
+    random: Callable[[], Heatmap]
 
     @cached_property
     def mask(self) -> np.ndarray[Any, Any]:
@@ -91,6 +93,11 @@ class Seen:
             return None
         return [float(np.mean([metrics.correlation(self.heat.values, o) for o in self.others]))]
 
+    def randomization(self) -> list[float]:
+        """Rank correlation with the heatmap of the model with random weights; 0 if that is flat."""
+        heat = self.random()
+        return [0.0 if heat.flat else metrics.rank_correlation(self.heat.values, heat.values)]
+
     def pixels(self) -> list[float] | None:
         """Counts of pixels off and on the mask, 2 × BINS in a row; None without a mask."""
         if self.example.mask is None:
@@ -115,6 +122,7 @@ MEASURES: dict[str, Callable[[Seen], list[float] | None]] = {
     "total_variation": lambda s: [metrics.total_variation(s.heat.values)],
     "entropy": lambda s: [metrics.entropy(s.heat.values)],
     "prompt_sensitivity": lambda s: s.sensitivity(),
+    "randomization": lambda s: s.randomization(),
     "insertion": lambda s: s.curve(faithfulness.insertion),
     "deletion": lambda s: s.curve(faithfulness.deletion),
     "ious": lambda s: s.ious(),
@@ -149,13 +157,34 @@ def measure(
     examples = list(dataset)
     names = tuple(dict.fromkeys(e.prompt for e in examples))
     parts = Parts(out, run_id(model, f"measures, {points} points"), schema=SCHEMA)
+    random = _RandomTwin(model)
     done = {tuple(row[c] for c in KEY) for row in parts.rows()}
     images = [list(g) for _, g in groupby(examples, key=lambda e: (e.source, e.image_id))]
     with parts:
         for group in tqdm(images, disable=not progress, unit="image"):
-            for row in _rows(model, group, variants, measures, names, points, done):
+            for row in _rows(model, group, variants, measures, names, points, done, random):
                 parts.add(row)
     return pd.DataFrame(parts.rows(), columns=SCHEMA.names)
+
+
+class _RandomTwin:
+    """A model whose image tower has random weights only, made when first asked for."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._last: Trace | None = None
+
+    @cached_property
+    def model(self) -> Model:
+        """The last of `faithfulness.cascade`."""
+        *_, (_, changed) = faithfulness.cascade(self._model)
+        return changed
+
+    def heatmap(self, trace: Trace, prompt: str, options: Mapping[str, Any]) -> Heatmap:
+        """The twin's heatmap of a photo; one trace serves questions about one photo in a row."""
+        if self._last is None or self._last.photo is not trace.photo:
+            self._last = self.model.trace(trace.photo)
+        return heatmap(self._last, prompt, **options)
 
 
 def _variants(methods: Variants) -> dict[str, dict[str, Any]]:
@@ -175,6 +204,7 @@ def _rows(
     names: Sequence[str],
     points: int,
     done: set[tuple[Any, ...]],
+    random: _RandomTwin,
 ) -> Iterator[dict[str, Any]]:
     trace: Trace | None = None
     for label, options in variants.items():
@@ -195,7 +225,8 @@ def _rows(
             continue
         for i, row in wanted:
             others = [h.values for j, h in enumerate(heats) if j != i]
-            seen = Seen(trace, group[i], heats[i], others, names, points)
+            twin = partial(random.heatmap, trace, group[i].prompt, options)
+            seen = Seen(trace, group[i], heats[i], others, names, points, twin)
             yield row | {"seconds": seconds[i]} | _try(row["measure"], seen)
 
 
@@ -248,24 +279,30 @@ def search_prompts(
     """Mean logit of each candidate prompt over the images of its class; the highest is chosen.
 
     candidates: category -> prompts, such as those of `prompts.fill_all`. Columns: category, prompt,
-    logit, images, chosen. Chen et al., gScoreCAM, ACCV 2022. Raises ValueError for a category
-    without candidates.
+    logit, images (those that can be read), chosen. Chen et al., gScoreCAM, ACCV 2022. Raises
+    ValueError for a category without candidates.
     """
     logits: dict[str, list[np.ndarray[Any, Any]]] = {}
     for _, group in groupby(dataset, key=lambda e: (e.source, e.image_id)):
         same = list(group)
-        pixels = model.preprocess(load_photo(same[0].image))[None]
-        embedding = model.encode_pixels(pixels)
         for example in same:
             if not candidates.get(example.category):
                 raise ValueError(f"Got no candidate prompts for the category {example.category!r}.")
+            logits.setdefault(example.category, [])
+        try:
+            pixels = model.preprocess(load_photo(same[0].image))[None]
+        except (OSError, ValueError):  # counted where the photo is evaluated
+            continue
+        embedding = model.encode_pixels(pixels)
+        for example in same:
             texts = model.encode_text(candidates[example.category])
             found = model.logit_scale * embedding.detach() @ texts.T
-            logits.setdefault(example.category, []).append(found[0].cpu().numpy())
+            logits[example.category].append(found[0].cpu().numpy())
     rows = []
     for category, per_image in logits.items():
-        means = np.mean(per_image, axis=0)
-        chosen = best_prompt(candidates[category], per_image)
+        blank = [np.full(len(candidates[category]), np.nan)]  # where no photo can be read
+        means = np.mean(per_image or blank, axis=0)
+        chosen = best_prompt(candidates[category], per_image or blank)
         for prompt, mean in zip(candidates[category], means, strict=True):
             rows.append((category, prompt, float(mean), len(per_image), prompt == chosen))
     return pd.DataFrame(rows, columns=["category", "prompt", "logit", "images", "chosen"])

@@ -221,7 +221,15 @@ def test_benchmark_goes_on_where_it_ended(resnet, examples, tmp_path):
     assert "gScoreCAM" in text
     assert "[" in text
     assert len(pd.read_csv(tmp_path / "table.csv")) == 3
-    assert len(pd.read_csv(tmp_path / "tests.csv")) == 2
+    tests = pd.read_csv(tmp_path / "tests.csv")
+    assert tests.measure.tolist() == ["iou"] * 2 + ["prompt_sensitivity"] * 2
+    assert set(tests.against) == {"gscorecam"}
+    for part in ("Against each other", "paper [D]", "published, as printed", "By size", "20.83%"):
+        assert part in text
+    rows, measured = analyses.read(tmp_path)
+    assert len(rows) == len(full.rows)
+    assert len(measured) == len(full.measured)
+    pd.testing.assert_frame_equal(analyses.overall(rows, measured), full.table)
     assert set(pd.read_csv(tmp_path / "classes.csv").group) >= {"1–3"}
     with pytest.raises(ValueError, match="no examples"):
         analyses.benchmark(resnet, [], methods)

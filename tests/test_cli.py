@@ -3,12 +3,14 @@
 import json
 import re
 
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 import gscam_lib as gs
 from gscam_lib.cli import app
+from gscam_lib.prompts import fill_all
 
 PHOTO_LITE = ["--model", "photo-lite"]
 
@@ -88,13 +90,73 @@ def test_evaluate_prints_the_table(cat, tmp_path):
     for form in ("text", "markdown", "latex", "csv"):
         table = run("table", kept, "--format", form)
         assert table.exit_code == 0, table.output
-        assert "gradcam" in table.stdout
+        assert ("gradcam" if form == "csv" else "Grad-CAM") in table.stdout
+    tests = run("table", kept, "--against", "center")
+    assert "| iou       | Grad-CAM | " in tests.stdout
+    assert run("table", kept, "--against", "nope").exit_code == 1
     assert run("table", kept, "--format", "xml").exit_code == 1
     assert run("merge", kept, "-o", tmp_path / "all.parquet").exit_code == 0
     exported = tmp_path / "results.json"
     options = ["--annotations", annotations, "--method", "gradcam", "-o", exported]
     assert run("export", kept, *options).exit_code == 0
-    assert [r["image_id"] for r in json.loads(exported.read_text())] == [7]
+    (result,) = json.loads(exported.read_text())
+    assert result["image_id"] == 7
+    assert result["segmentation"]["size"] == [300, 451]
+
+
+def test_prompts_boxes_and_presets_are_options(cat, tmp_path):
+    table = tmp_path / "list.csv"
+    table.write_text(f"file,prompt,x0,y0,x1,y1\n{cat.name},tabby cat,60,0,451,300\n")
+    base = ["--dataset", "csv", "--root", tmp_path, "--annotations", table, "--methods", "gradcam"]
+    asked = ["--template", "a photo of {a}", "--preset", "paper", "--threshold", "0.3"]
+    more = ["--rule", "union", "--no-inclusive"]
+    made = run("evaluate", *base, *asked, *more, "--out", tmp_path / "run")
+    assert made.exit_code == 0, made.output
+    (row,) = gs.merge(tmp_path / "run").itertuples()
+    assert row.prompt == "a photo of a tabby cat"
+    assert "threshold=0.3, rule='union'" in row.preset
+    assert "inclusive=False, empty_box=(0, 0, 1, 1)" in row.preset
+    trace = gs.load_model("photo-lite").trace(cat)
+    heat = gs.heatmap(trace, "a photo of a tabby cat", "gradcam")
+    box = gs.heatmap_to_box(heat, threshold=0.3, rule="union")
+    assert (row.x0, row.y0, row.x1, row.y1) == box
+    searched = run("evaluate", *base, "--search", "--out", tmp_path / "searched")
+    assert searched.exit_code == 0, searched.output
+    (found,) = gs.merge(tmp_path / "searched").itertuples()
+    assert found.logit == pytest.approx(max(trace.logits(fill_all("tabby cat")).tolist()), abs=1e-2)
+    for wrong, words in {
+        "--threshold": "percentile",
+        "--rule": "union",
+        "--template": "{}",
+    }.items():
+        result = run("evaluate", *base, wrong, "nonsense")
+        assert result.exit_code == 1
+        assert words in result.stderr
+
+
+def test_a_typographic_folder_needs_no_annotations(cat, tmp_path):
+    (tmp_path / "photos").mkdir()
+    cat.rename(tmp_path / "photos" / "label=tabby cat_text=lemon.png")
+    options = ["--dataset", "typographic", "--root", tmp_path / "photos", "--methods", "center"]
+    result = run("evaluate", *options, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert gs.merge(tmp_path / "run")["category"].tolist() == ["tabby cat"]
+
+
+def test_evaluate_on_dask(cat, tmp_path):
+    pytest.importorskip("distributed", reason="needs the extra dask")
+    table = tmp_path / "list.csv"
+    table.write_text(f"file,prompt\n{cat.name},tabby cat\n{cat.name},lemon\nnone.png,lemon\n")
+    base = ["--dataset", "csv", "--root", tmp_path, "--annotations", table, "--methods", "gradcam"]
+    assert "needs --out" in run("evaluate", *base, "--dask", "local").stderr
+    there = [*base, "--out", tmp_path / "dask", "--dask", "local", "--shards", "2"]
+    result = run("evaluate", *there)
+    assert result.exit_code == 0, result.output
+    run("evaluate", *base, "--out", tmp_path / "here")
+    pd.testing.assert_frame_equal(
+        *(gs.merge(tmp_path / at).drop(columns="seconds") for at in ("dask", "here"))
+    )
+    assert "none.png" in result.stderr
 
 
 def test_evaluate_says_what_a_data_set_needs():

@@ -238,6 +238,11 @@ def test_typographic_folders(tmp_path):
     (tmp_path / "index.csv").write_text("file,object,written_text\nother.jpg,apple,iPod\n")
     (only,) = gs.datasets.read_typographic(tmp_path)
     assert (only.prompt, only.word, only.image.name) == ("apple", "iPod", "other.jpg")
+    assert gs.datasets.read("typographic", tmp_path)[0].word == "iPod"
+    with pytest.raises(ValueError, match="No form 'voc'"):
+        gs.datasets.read("voc", tmp_path)
+    with pytest.raises(ValueError, match="needs its annotations"):
+        gs.datasets.read("coco", tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="label=OBJECT_text=WORD"):
         gs.datasets.read_typographic(tmp_path / "empty")
@@ -259,6 +264,16 @@ def test_wsol_files(tmp_path):
         ("tench", ()),
     ]
     assert found[0].image == tmp_path / "val2" / "0" / "0.jpeg"
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "0.jpeg").touch()  # as the archive of ImageNet-v2 has it
+    (tmp_path / "n01440764").mkdir()
+    (tmp_path / "n01440764" / "7.jpeg").touch()  # in a folder of its synset
+    moved = gs.datasets.read("wsol", tmp_path, tmp_path, class_names=["tench", "goldfish"])
+    places = [e.image.relative_to(tmp_path).as_posix() for e in moved]
+    assert places == ["0/0.jpeg", "n01440764/7.jpeg"]
+    assert [e.image_id for e in moved] == ["val2/0/0.jpeg", "val2/1/7.jpeg"]
+    with pytest.raises(FileNotFoundError, match=r"class_names\.txt"):
+        gs.datasets.read("wsol", tmp_path, tmp_path)
     with pytest.raises(ValueError, match="label 1; expected 0 to 0"):
         gs.datasets.read_wsol(tmp_path, tmp_path, ["tench"])
     (tmp_path / "localization.txt").write_text("val2/0/0.jpeg,10,20\n")

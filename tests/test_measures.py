@@ -1,6 +1,7 @@
 """measures.py: rows against the metrics themselves; resuming; faults; the prompt search."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -49,6 +50,9 @@ def test_every_measure_equals_its_metric(resnet, examples):
         "prompt_sensitivity": metrics.correlation(dog, cat),
         "insertion": metrics.area_under(faithfulness.insertion(trace, target, dog, **curve)),
         "deletion": metrics.area_under(faithfulness.deletion(trace, target, dog, **curve)),
+        "randomization": faithfulness.randomization_check(
+            resnet, [(examples[0].image, "a dog")], ["layercam"]
+        )[-1].rank_correlation,
         "ious": metrics.ious_at_thresholds(dog, boxes),
         "ious_largest": metrics.ious_at_thresholds(dog, boxes, rule="largest_component"),
         "pixels": metrics.pixel_counts(dog, mask, bins=measures.BINS).ravel(),
@@ -101,7 +105,7 @@ def test_unknown_names(resnet, examples):
         measure(resnet, examples, {"x": {"method": "gradcam", "ranking": "mean"}}, ["iou"])
 
 
-def test_search_takes_the_prompt_of_highest_mean_logit(resnet, examples):
+def test_search_takes_the_prompt_of_highest_mean_logit(resnet, examples, tmp_path):
     candidates = {"dog": ["dog", "a dog", "the dog"], "cat": ["cat", "a cat"]}
     table = search_prompts(resnet, examples, candidates)
     traces = [resnet.trace(examples[i].image) for i in (0, 2)]
@@ -113,6 +117,14 @@ def test_search_takes_the_prompt_of_highest_mean_logit(resnet, examples):
     assert chosen["dog"] == dogs.loc[dogs.logit.idxmax(), "prompt"]
     asked = with_prompts(examples, chosen)
     assert [e.prompt for e in asked] == [chosen["dog"], chosen["cat"], chosen["dog"]]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no photo")
+    more = [*examples, gs.Example(broken, "x", (), "cat", "9", "test"),
+            gs.Example(tmp_path / "none.jpg", "x", (), "bus", "10", "test")]  # fmt: skip
+    again = search_prompts(resnet, more, {**candidates, "bus": ["bus", "a bus"]})
+    pd.testing.assert_frame_equal(again[again.category != "bus"], table)
+    bus = again[again.category == "bus"]
+    assert bus[["images", "chosen"]].values.tolist() == [[0, True], [0, False]]
     with pytest.raises(ValueError, match="'cat'"):
         search_prompts(resnet, examples, {"dog": ["a dog"]})
     with pytest.raises(ValueError, match="cat"):

@@ -7,22 +7,38 @@ from gscam_lib.datasets.coco import CocoDataset
 from gscam_lib.datasets.example import Example
 from gscam_lib.datasets.tables import read_csv, read_typographic, read_wsol
 
-__all__ = ["CocoDataset", "Example", "read", "read_csv", "read_typographic", "read_wsol"]
+__all__ = ["FORMS", "CocoDataset", "Example", "read", "read_csv", "read_typographic", "read_wsol"]
+
+FORMS = ("coco", "lvis", "partimagenet", "csv", "wsol", "typographic")
+"""Forms of data sets that `read` knows."""
 
 
-def read(kind: str, root: Path | str, annotations: Path | str) -> Sequence[Example]:
-    """Read a data set by the name of its form: coco, lvis, partimagenet, csv, wsol.
+def read(
+    form: str,
+    root: Path | str,
+    annotations: Path | str | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+) -> Sequence[Example]:
+    """Read a data set by the name of its form, one of FORMS.
 
-    root: folder of the images; annotations: the JSON, CSV, or folder of WSOL box files (with a
-    class_names.txt, one name a line). Raises ValueError for other forms.
+    root: folder of the images; annotations: the JSON, CSV, or folder of WSOL box files; typographic
+    folders need none. class_names: of WSOL's labels, where their folder has no class_names.txt (one
+    name a line). Raises ValueError for other forms and FileNotFoundError for what is not there.
     """
-    if kind in ("coco", "lvis", "partimagenet"):
-        return list(CocoDataset(root, annotations, name=kind))
-    if kind == "csv":
+    if form not in FORMS:
+        raise ValueError(f"No form '{form}'. There are: {', '.join(FORMS)}.")
+    if form == "typographic":
+        return read_typographic(root)
+    if annotations is None:
+        raise ValueError(f"The form '{form}' needs its annotations beside the folder of images.")
+    if form == "csv":
         return read_csv(root, annotations)
-    if kind == "wsol":
+    if form == "wsol":
         names = Path(annotations) / "class_names.txt"
-        if not names.is_file():
-            raise FileNotFoundError(f"No {names}; write the 1000 class names there, one a line.")
-        return read_wsol(root, annotations, names.read_text(encoding="utf-8").splitlines())
-    raise ValueError(f"No form '{kind}'. There are: coco, lvis, partimagenet, csv, wsol.")
+        if names.is_file():
+            class_names = names.read_text(encoding="utf-8").splitlines()
+        elif class_names is None:
+            raise FileNotFoundError(f"No {names}; write the class names there, one a line.")
+        return read_wsol(root, annotations, class_names)
+    return list(CocoDataset(root, annotations, name=form))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from gscam_lib.datasets.example import Example
@@ -68,25 +69,48 @@ def read_wsol(
 ) -> list[Example]:
     """Examples of ImageNet or ImageNet-v2 with the box files of the WSOL evaluation.
 
-    root: folder of the images; metadata: folder with class_labels.txt (image_id,label) and
-    localization.txt (image_id,x0,y0,x1,y1; its last pixel counts as inside, so 1 is added here);
-    class_names: the names of the labels in order. Raises FileNotFoundError, ValueError.
+    root: folder of the images, as the ids say, or without their first part (val2), or in folders of
+    synsets; metadata: folder with class_labels.txt (image_id,label) and localization.txt
+    (image_id,x0,y0,x1,y1; its last pixel counts as inside, so 1 is added here); class_names: the
+    names of the labels in order. Raises FileNotFoundError, ValueError.
     """
     root, metadata = _existing(root), _existing(metadata)
+    place = _Places(root)
     boxes: dict[str, list[BoxLike]] = defaultdict(list)
     for image_id, *corners in _lines(metadata / "localization.txt", 5):
         x0, y0, x1, y1 = map(float, corners)
         boxes[image_id].append((x0, y0, x1 + 1, y1 + 1))
     examples = []
     for image_id, label in _lines(metadata / "class_labels.txt", 2):
-        if not 0 <= int(label) < len(class_names):
+        if not (label.isdigit() and int(label) < len(class_names)):
             raise ValueError(
                 f"{image_id} has the label {label}; expected 0 to {len(class_names) - 1}."
             )
         category = class_names[int(label)]
         truth = tuple(boxes.get(image_id, ()))
-        examples.append(Example(root / image_id, category, truth, category, image_id, name))
+        examples.append(Example(place.of(image_id), category, truth, category, image_id, name))
     return examples
+
+
+class _Places:
+    """Where the photos of a list are, in a folder that may be arranged otherwise."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def of(self, image_id: str) -> Path:
+        """As the id says; without its first part; by its name alone; as the id says, if nowhere."""
+        asked = self.root / image_id
+        shorter = self.root.joinpath(*Path(image_id).parts[1:])
+        if asked.is_file() or shorter.is_file():
+            return asked if asked.is_file() else shorter
+        return self._by_name.get(asked.name, asked)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Path]:
+        found = [p for p in self.root.rglob("*") if p.suffix.lower() in PHOTOS]
+        count = Counter(p.name for p in found)
+        return {p.name: p for p in found if count[p.name] == 1}
 
 
 def _read_rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
