@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,10 +17,12 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import psutil
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -230,34 +231,51 @@ def scorecam_row(model: Model) -> Row:
 
 
 def peak(name: str, what: str, device: str = "cpu") -> float:
-    """MiB that a job adds to the peak memory of a fresh process that holds the model."""
-
-    def used() -> float:
-        if device == "cpu":
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return torch.cuda.max_memory_allocated() / 2**20
-
+    """MiB that a job takes at most above what a fresh process with the model has."""
     model, image = load_model(name, device=device), photo()
     model.encode_text([PROMPTS[0]])
-    size = model.batch_size
-    before = used()
+    pixels = model.preprocess(Image.fromarray(image))
+    plain_forward(model, pixels[None], 1)  # what libraries allocate once
     if what == "gscorecam":
-        heatmap(model.trace(image), PROMPTS[0], k=model.channels)
-    else:
-        pixels = model.preprocess(Image.fromarray(image))
-        plain_forward(model, pixels.repeat(size, 1, 1, 1), size)
-    return used() - before
+        return highest(lambda: heatmap(model.trace(image), PROMPTS[0], k=model.channels), device)
+    copies = pixels.expand(model.channels, -1, -1, -1)
+    return highest(lambda: plain_forward(model, copies, model.batch_size), device)
+
+
+def highest(job: Callable[[], object], device: str = "cpu") -> float:
+    """MiB by which memory rises while a job runs; on a CPU looked at every millisecond."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        job()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    resident, done = psutil.Process().memory_info, Event()
+    before = most = resident().rss
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, resident().rss)
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        job()
+    finally:
+        done.set()
+        watcher.join()
+    return (most - before) / 2**20
 
 
 def memory_row(name: str, device: str = "cpu") -> Row:
-    """Peak memory of gScoreCAM at k = C against one plain batch, each in its own process."""
+    """Peak memory of gScoreCAM at k = C against plain batches, each in its own process."""
     found = []
     for what in ("gscorecam", "plain"):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             found.append(process.submit(peak, name, what, device).result())
     value = found[0] / found[1]
     return Row("peak memory above the model, k = C", _weights(name, device), f"{found[0]:.0f} MiB",
-               f"one plain batch of the same size: {found[1]:.0f} MiB", value,
+               f"as many plain batches of the same size: {found[1]:.0f} MiB", value,
                "≤ 1.3 ×", value <= 1.3)  # fmt: skip
 
 

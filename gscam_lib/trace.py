@@ -156,7 +156,7 @@ class Trace:
             maps[None], size=(size, size), mode="bilinear", align_corners=True
         )[0]
         low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
-        return (large - low) / (high - low + 1e-6)
+        return large.sub_(low).div_(high - low + 1e-6)  # in place: a batch of masks is large
 
     def masked_embeddings(self, channels: Sequence[int] | Tensor) -> Tensor:
         """Unit embeddings of the photo masked by each channel: (n, D).
@@ -225,7 +225,7 @@ class Trace:
             return self._embed(self.pixels[None])
 
         try:
-            with hooked([(self.layer.module, replace)]):
+            with self.model.lock, hooked([(self.layer.module, replace)]):
                 return torch.cat([run(indices) for indices in self._ranges(count, batch_size)])
         except torch.OutOfMemoryError:
             raise
@@ -257,7 +257,7 @@ class Trace:
 
     @cached_property
     def _attention_pass(self) -> tuple[tuple[Seen, ...], Tensor]:
-        with torch.enable_grad():
+        with self.model.lock, torch.enable_grad():
             pixels = self.pixels[None].clone().requires_grad_(True)  # so that a graph begins
             return watch(self.vit, lambda: self.model.encode_pixels(pixels))
 
@@ -272,7 +272,8 @@ class Trace:
             outputs[module] = output
             return output.clone()  # so that what follows may work in place
 
-        with torch.enable_grad(), hooked([(module, note) for module in modules]):
+        notes = [(module, note) for module in modules]
+        with self.model.lock, torch.enable_grad(), hooked(notes):
             pixels = self.pixels[None].clone().requires_grad_(True)
             embedding = self.model.encode_pixels(pixels)
         return pixels, [outputs[module] for module in modules], embedding
@@ -371,7 +372,7 @@ def _forward(model: Model, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor
         captured.append(output.detach().float().requires_grad_(True))
         return captured[0].to(output.dtype, copy=True)  # what follows may work in place
 
-    with torch.enable_grad(), hooked([(layer.module, hook)]):
+    with model.lock, torch.enable_grad(), hooked([(layer.module, hook)]):
         embedding = model.encode_pixels(pixels[None])
     if not captured:
         raise ValueError(f"Layer '{layer.name}' takes no part in embedding an image.")

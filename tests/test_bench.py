@@ -1,6 +1,7 @@
 """bench.py: it runs, it writes what it says, and what it is held against computes the same."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -51,6 +52,15 @@ def test_a_quick_report_has_every_row(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "paper_k", lambda channels: 3)
     monkeypatch.setattr(bench, "COCO_PAIRS", 1_000_000)
     assert "| 4.00 million |" in plan()
+
+
+def test_the_highest_memory_is_seen():
+    def job():
+        held = np.ones((64, 2**20), np.uint8)
+        time.sleep(0.1)
+        return held
+
+    assert 60 < bench.highest(job) < 90
 
 
 def test_peak_memory_is_measured():
