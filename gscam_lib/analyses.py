@@ -518,8 +518,7 @@ def cells(table: pd.DataFrame, columns: Sequence[str] = ALL) -> pd.DataFrame:
     """A table as people read it: those columns it has, values with their intervals in brackets."""
     lines = []
     for _, row in table.iterrows():
-        title = METHODS[row["method"]].title if row["method"] in METHODS else row["method"]
-        head = {"method": title}
+        head = {"method": _title(row["method"])}
         if "group" in table and set(table["group"]) != {"all"}:
             head["group"] = str(row["group"])
         if table["origin"].nunique() > 1:
@@ -539,7 +538,8 @@ def _cell(row: pd.Series, name: str) -> str:
         return str(int(value))
     if f"{name} low" not in row or pd.isna(row[f"{name} low"]):
         return f"{value:.3f}" if isinstance(value, float) else str(value)
-    return f"{value:.3f} [{row[f'{name} low']:.3f}, {row[f'{name} high']:.3f}]"
+    form = ".3f" if abs(value) < 10 else ".4g"
+    return f"{value:{form}} [{row[f'{name} low']:{form}}, {row[f'{name} high']:{form}}]"
 
 
 def write_benchmark(found: Benchmark, folder: Path | str) -> str:
@@ -571,8 +571,9 @@ def paired_tests(
     found = {"iou": compare_all(rows, reference)}
     if measured is not None and not measured.empty:
         table = wide(measured)
-        for name in table.columns.drop([*QUESTION, "method", "model"]):
-            if name not in ("iou", "pointing_center") and reference in set(table.dropna(subset=[name])["method"]):
+        same = [*QUESTION, "method", "model", "iou", "pointing_center"]
+        for name in table.columns.drop(same, errors="ignore"):
+            if reference in set(table.dropna(subset=[name])["method"]):
                 found[str(name)] = compare_all(table, reference, column=name)
     return pd.concat([f.assign(measure=name) for name, f in found.items()], ignore_index=True)
 
@@ -584,8 +585,8 @@ def tests_to_markdown(table: pd.DataFrame) -> str:
     lines = [
         {
             "measure": row["measure"],
-            "method": METHODS[row["method"]].title if row["method"] in METHODS else row["method"],
-            f"less {row['against']}": f"{row['difference']:+.3f} "
+            "method": _title(row["method"]),
+            f"less {_title(row['against'])}": f"{row['difference']:+.3f} "
             f"[{row['low']:+.3f}, {row['high']:+.3f}]",
             "p (sign flips)": f"{row['p (Holm)']:.2g}",
             "p (Wilcoxon)": f"{row['wilcoxon (Holm)']:.2g}",
@@ -595,23 +596,48 @@ def tests_to_markdown(table: pd.DataFrame) -> str:
     return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True))
 
 
+def groups_to_markdown(table: pd.DataFrame, column: str) -> str:
+    """One column of a table by groups: a line for each method and origin, a column a group."""
+    found = table[table[column].notna()]
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for _, row in found.iterrows():
+        line = lines.setdefault((row["method"], row["origin"]), {"method": _title(row["method"])})
+        if found["origin"].nunique() > 1:
+            line["origin"] = row["origin"]
+        line[str(row["group"])] = _cell(row, column)
+    frame = pd.DataFrame(lines.values()).fillna("–")
+    return str(frame.to_markdown(index=False, disable_numparse=True))
+
+
+def _title(method: str) -> str:
+    return METHODS[method].title if method in METHODS else method
+
+
 def _report(found: Benchmark, frames: Mapping[str, pd.DataFrame]) -> str:
     """The tables one below the other, and what the tags of published values mean."""
-    classes = frames["classes"].assign(
-        origin=[o if o.startswith("ours") else f"paper {o[-3:]}" for o in frames["classes"].origin]
-    )
+    classes, sizes = frames["classes"], frames["sizes"]
+    short = [o if o.startswith("ours") else f"paper {o[-3:]}" for o in classes["origin"]]
+    classes = classes.assign(origin=short)
     headline = PUBLISHED[PUBLISHED["group"] == "all"].iloc[0]
     tags = "; ".join(f"[{tag}] {meaning}" for tag, meaning in TAGS.items())
     box_tests = frames["tests"][lambda t: t["measure"] == "iou"]
     return "\n\n".join([
         f"## All methods\n\n{to_markdown(found.table)}", found.about,
-        f"## Against each other, by IoU\n\n{tests_to_markdown(box_tests)}",
+        f"## Against each other, by best IoU\n\n{tests_to_markdown(box_tests)}",
         "Paired over the same questions; intervals and tests over images; p corrected for the "
         "number of methods (Holm). Other measures: tests.csv.",
-        "## By number of classes in the image\n\n"
-        f"{to_markdown(classes, ('pairs', 'hits', 'mean IoU', 'median IoU'))}",
+        "## By number of classes in the image",
+        *(f"{name}, {_pairs(classes)}:\n\n{groups_to_markdown(classes, name)}"
+          for name in ("mean IoU", "median IoU")),
         f"paper: {PAPER}; {tags}. Other weights and photos than ours, so not to be beaten or "
         f"missed. Of all its pairs, gScoreCAM hits {headline['value']:.2%} [{headline['tag']}].",
-        "## By size of the object (share of the photo)\n\n"
-        f"{to_markdown(frames['sizes'], ('pairs', 'hits', 'mean IoU'))}",
+        "## By size of the object (share of the photo)",
+        *(f"{name}, {_pairs(sizes)}:\n\n{groups_to_markdown(sizes, name)}"
+          for name in ("hits", "mean IoU")),
     ]) + "\n"  # fmt: skip
+
+
+def _pairs(table: pd.DataFrame) -> str:
+    """How many pairs each group of ours has."""
+    ours = table[table["origin"].str.startswith("ours")].drop_duplicates("group")
+    return ", ".join(f"{int(n)} pairs of {g}" for g, n in zip(ours.group, ours.pairs, strict=True))

@@ -439,8 +439,8 @@ def benchmark(
 
     try:
         pairs = list(_examples(dataset, root, annotations))
-        for name in models.split(","):
-            clip = gs.load_model(name)
+        clips = {name: gs.load_model(name) for name in models.split(",")}  # all, before the work
+        for name, clip in clips.items():
             known = gs.known_examples(clip, pairs)
             chosen = methods.split(",") if methods else analyses.methods_for(clip)
             wanted = [m for m in chosen if m not in skip.split(",")]

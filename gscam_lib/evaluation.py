@@ -114,9 +114,12 @@ def evaluate(
     errors = sum(row["error"] is not None for row in earlier)
     still = [group for group, count in zip(groups, counts, strict=True) if count]
     with (
-        tqdm(total=total, initial=total - sum(counts), disable=not progress, unit="row") as bar,
+        tqdm(
+            desc=model.name, total=total, initial=total - sum(counts), disable=not progress,
+            unit="row",
+        ) as bar,
         parts,
-    ):
+    ):  # fmt: skip
         for pack in _packs(asked, still):
             _share_batches(pack, k)
             for row in _rows(pack, preset):

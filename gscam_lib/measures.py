@@ -160,10 +160,14 @@ def measure(
     random = _RandomTwin(model)
     done = {tuple(row[c] for c in KEY) for row in parts.rows()}
     images = [list(g) for _, g in groupby(examples, key=lambda e: (e.source, e.image_id))]
-    with parts:
-        for group in tqdm(images, disable=not progress, unit="image"):
+    errors = 0
+    bar = tqdm(images, desc=f"{model.name}, measures", disable=not progress, unit="image")
+    with parts, bar:
+        for group in bar:
             for row in _rows(model, group, variants, measures, names, points, done, random):
+                errors += row["error"] is not None
                 parts.add(row)
+            bar.set_postfix(errors=errors, refresh=False)
     return pd.DataFrame(parts.rows(), columns=SCHEMA.names)
 
 
