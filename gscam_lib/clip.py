@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -249,6 +250,7 @@ class Model:
             )
         self.precision = precision
         self._fast: Any = torch.compile(network.encode_image) if compiled else None
+        self.lock = threading.RLock()  # hooks belong to the network: one thread at a time
         self.network: Any = network  # open_clip's classes say nothing of their attributes
         self.tokenizer = tokenizer
         self.name = name
@@ -388,7 +390,8 @@ class Model:
         encode = self._fast if fast and self._fast is not None else self.network.encode_image
         dtype = PRECISIONS[self.precision]
         enabled = dtype is not torch.float32
-        with evaluating(self.network), torch.autocast(self.device.type, dtype, enabled=enabled):
+        cast = torch.autocast(self.device.type, dtype, enabled=enabled)
+        with self.lock, evaluating(self.network), cast:
             features: Tensor = encode(pixels)
         return nn.functional.normalize(features.float(), dim=-1)
 

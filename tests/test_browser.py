@@ -55,6 +55,7 @@ def lab(request, tmp_path_factory):
     mode = "perCommTarget" if request.param == "on" else "disabled"
     chosen = json.dumps({"commsOverSubshells": mode})
     (settings / "kernels-settings.jupyterlab-settings").write_text(chosen)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     port = free_port()
     command = [
         sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ip=127.0.0.1",
@@ -73,14 +74,25 @@ def notebook(lab, page):
     page.goto(f"{lab}/lab/tree/live.ipynb?reset")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     page.get_by_text("Kernel status: Idle").first.wait_for(state="attached")
-    page.locator(".jp-Notebook .cm-content").first.click()
-    page.keyboard.press("Shift+Enter")
+    run_cell(page)
     page.locator(STATE).filter(has_text="logit").first.wait_for()
     settle(page)
     yield page
-    page.request.fetch(f"{lab}/api/sessions").json()
     for session in page.request.get(f"{lab}/api/sessions").json():
         page.request.delete(f"{lab}/api/sessions/{session['id']}")
+
+
+def run_cell(page):
+    """Shift+Enter in the first cell, again until it runs: a kernel just started drops requests."""
+    prompt = page.locator(".jp-Notebook .jp-InputPrompt").first
+    for _ in range(20):
+        page.locator(".jp-Notebook .cm-content").first.click()
+        page.keyboard.press("Shift+Enter")
+        for _ in range(30):
+            if re.search(r"[*\d]", prompt.inner_text()):
+                return
+            page.wait_for_timeout(100)
+    raise AssertionError("the cell did not run")
 
 
 def text(page):

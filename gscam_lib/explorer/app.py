@@ -9,8 +9,10 @@ localhost unless --ip says otherwise: visitors run no code of their own, but the
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 ADDRESS, KEY, UPLOADS = "GSCAM_APP_ADDRESS", "GSCAM_APP_KEY", "GSCAM_APP_UPLOAD_MB"
 NOTEBOOK = Path(__file__).with_name("app.ipynb")
+POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: wss:"
+"""Browsers fetch from this server alone: Voila's own page asks for fonts elsewhere."""
 
 
 def visitor() -> Explorer:
@@ -53,23 +57,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment = {
             **os.environ, ADDRESS: address, KEY: key.hex(), UPLOADS: str(options.upload_mb),
         }  # fmt: skip
+        signal.signal(signal.SIGTERM, _interrupt)
+        page = subprocess.Popen(voila(options, Path(folder)), env=environment)
         try:
-            return subprocess.run(voila(options), env=environment, check=False).returncode
+            return page.wait()
         except KeyboardInterrupt:
             return 0
         finally:
+            _end(page)
             server.close()
 
 
-def voila(options: argparse.Namespace) -> list[str]:
-    """The command that serves the page."""
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def voila(options: argparse.Namespace, folder: Path) -> list[str]:
+    """The command that serves the page; its settings are written into `folder`."""
     message = int(options.upload_mb * 1.5e6) + 1_000_000  # the file, and room for the rest
-    return [
-        sys.executable, "-m", "voila", str(NOTEBOOK), "--no-browser", f"--port={options.port}",
-        f"--Voila.ip={options.ip}", "--theme=light", "--show_tracebacks=False",
-        "--MappingKernelManager.cull_idle_timeout=900", "--MappingKernelManager.cull_interval=60",
-        f"--Voila.tornado_settings=websocket_max_message_size={message}",
-    ]  # fmt: skip
+    tornado = {
+        "websocket_max_message_size": message,
+        "headers": {"Content-Security-Policy": POLICY},
+    }
+    settings = {
+        "Voila": {"ip": options.ip, "port": options.port, "tornado_settings": tornado},
+        "VoilaConfiguration": {"theme": "light", "show_tracebacks": False, "show_margins": False},
+        "MappingKernelManager": {"cull_idle_timeout": 900, "cull_interval": 60},
+    }
+    (folder / "voila.json").write_text(json.dumps(settings), encoding="utf-8")
+    where = f"--Voila.config_file_paths={folder}"
+    return [sys.executable, "-m", "voila", str(NOTEBOOK), "--no-browser", where]
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

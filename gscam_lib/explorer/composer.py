@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import traitlets
 
 from gscam_lib.clip import Model
-from gscam_lib.explorer.panel import NARROW, STYLE
+from gscam_lib.explorer.panel import NARROW, STYLE, group, two_columns
 from gscam_lib.explorer.pictures import draw, png
 from gscam_lib.explorer.request import Cancelled, Stop
 from gscam_lib.explorer.worker import Worker
@@ -105,7 +105,7 @@ class AttackComposer(widgets.VBox):  # type: ignore[misc]
         self._worker = Worker(self._failed)
 
         def control(kind: type[Any], **options: Any) -> Any:
-            return kind(layout=widgets.Layout(width="100%"), style=NARROW, **options)
+            return kind(layout=widgets.Layout(width="auto"), style=NARROW, **options)
 
         def share(name: str, value: float, low: float = 0.0) -> Any:
             return control(
@@ -148,21 +148,19 @@ class AttackComposer(widgets.VBox):  # type: ignore[misc]
         ]  # fmt: skip
 
     def _layout(self) -> widgets.Widget:
-        left = widgets.VBox(
-            [*self._controls(), self.bars],
-            layout=widgets.Layout(width="330px", min_width="330px", padding="0 16px 0 0"),
-        )
+        groups = [
+            group(self.thing, self.background, self.scale),
+            group(self.word, self.width, self.x, self.y),
+            group(self.others),
+        ]
         pairs = zip(self.captions, self.pictures, strict=True)
+        columns = f"repeat(3, minmax(0, {PICTURE}px))"
         maps = widgets.GridBox(
             [widgets.VBox(list(pair)) for pair in pairs],
-            layout=widgets.Layout(
-                grid_template_columns="repeat(3, minmax(0, 300px))", grid_gap="10px"
-            ),
+            layout=widgets.Layout(grid_template_columns=columns, grid_gap="14px"),
         )
-        right = widgets.VBox(
-            [self.message, maps, self.state], layout=widgets.Layout(flex="1 1 0", min_width="0")
-        )
-        return widgets.HBox([left, right], layout=widgets.Layout(width="100%"))
+        maps.add_class("gscam-stage")
+        return two_columns(groups, [self.message, maps, self.bars, self.state])
 
     def attack(self) -> Attack:
         """What the controls describe."""

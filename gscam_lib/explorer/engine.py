@@ -15,7 +15,16 @@ from gscam_lib.clip import Model
 from gscam_lib.explorer.page import make_page
 from gscam_lib.explorer.photos import Photo, uploaded
 from gscam_lib.explorer.pictures import draw, mask_picture, png
-from gscam_lib.explorer.request import About, Answer, Cancelled, Finding, Report, Request, Stop
+from gscam_lib.explorer.request import (
+    About,
+    Answer,
+    Cancelled,
+    Finding,
+    Report,
+    Request,
+    Stop,
+    side_of,
+)
 from gscam_lib.heatmaps import Heatmap, heatmap
 from gscam_lib.methods import METHODS
 from gscam_lib.trace import Trace
@@ -25,7 +34,7 @@ KEPT_UPLOADS = 32
 KEPT_HEATS = 24  # at most 4 MB each
 SCORED = ("gscorecam", "scorecam")
 STEP = 8  # copies of a photo in one batch: a batch cannot be stopped
-THUMBNAILS = 12
+THUMBNAILS, THUMBNAIL, MASK = 12, 84, 300  # how many, and pixels of their sides
 PERIOD = 0.25  # seconds between maps that sharpen
 
 
@@ -63,6 +72,7 @@ class Engine:
                 {name: m.title for name, m in fits.items()},
                 tuple(name for name, m in fits.items() if "k" in m.options),
                 {key: photo.prompt for key, photo in self.photos.items()},
+                frozenset(key for key, photo in self.photos.items() if photo.boxes),
             )
 
     def add(self, name: str, content: bytes) -> str:
@@ -101,13 +111,12 @@ class Engine:
         with self._watching(stop, report) as count:
             trace = self.trace(request.photo)
             shown = time.perf_counter()
-            for method, k in request.variants():
-                for prompt in request.prompts:
-                    for scored in self._score(trace, prompt, method, k, count):
-                        if time.perf_counter() - shown > PERIOD:
-                            early = self._answer(request, trace, count, (prompt, scored))
-                            report(count.passes, count.total, early)
-                            shown = time.perf_counter()
+            for place, (prompt, method, k) in enumerate(_maps(request)):
+                for scored in self._score(trace, prompt, method, k, count):
+                    if time.perf_counter() - shown > PERIOD:
+                        early = self._answer(request, trace, count, (place, scored))
+                        report(count.passes, count.total, early)
+                        shown = time.perf_counter()
             return self._answer(request, trace, count)
 
     def page(self, request: Request, stop: Stop, report: Report) -> str:
@@ -183,25 +192,26 @@ class Engine:
         return k if k is not None else self._needed.get(method, 0)
 
     def _answer(
-        self, request: Request, trace: Trace, count: _Count, early: tuple[str, int] | None = None
+        self, request: Request, trace: Trace, count: _Count, early: tuple[int, int] | None = None
     ) -> Answer:
-        """early: a prompt and the number of channels scored so far, of a map that sharpens."""
-        shown = [(p, m, k) for p in request.prompts for m, k in request.variants()]
+        """early: the place of a map that sharpens, and the number of channels scored so far."""
+        shown = _maps(request)
         if early is not None:
-            shown = [(early[0], "gscorecam", early[1])]
+            place, scored = early
+            shown = [*shown[:place], (shown[place][0], "gscorecam", scored)]
         shares = trace.logits(request.prompts).softmax(0).tolist()
         share = dict(zip(request.prompts, shares, strict=True))
-        side = 440 if len(shown) <= 2 else 290
+        side = side_of(request.maps)
         findings = tuple(self._finding(request, trace, count, *s, share[s[0]], side) for s in shown)
         needed = sum(1 + self._cost(trace, m, self._k(trace, m, k)) for _, m, k in shown)
         channels = tuple(trace.ranking(request.prompts[0])[:THUMBNAILS].tolist())
         mask: bytes | None = None
         if request.channel is not None:
-            (mask,) = self._masks(trace, (request.channel,), 440)
+            (mask,) = self._masks(trace, (request.channel,), MASK)
         return Answer(
             findings,
             channels,
-            trace.keep(("thumbnails", channels), lambda: self._masks(trace, channels, 72)),
+            trace.keep(("thumbnails", channels), lambda: self._masks(trace, channels, THUMBNAIL)),
             mask,
             time.perf_counter() - count.began,
             count.passes,
@@ -247,16 +257,24 @@ class Engine:
         return tuple(doubts)
 
 
+def _maps(request: Request) -> list[tuple[str, str, int | None]]:
+    """(prompt, method, k) of each map on the screen, in order."""
+    return [(prompt, method, k) for prompt in request.prompts for method, k in request.variants()]
+
+
 class _Count:
     """A forward pre-hook: counts photos, and stops what is no longer wanted."""
 
     def __init__(self, stop: Stop, report: Report, limit_s: float | None) -> None:
         self.passes, self.total = 0, 0
         self.began = time.perf_counter()
+        self._thread = threading.get_ident()
         self._stop, self._report, self._limit = stop, report, limit_s
         self._told = 0.0
 
     def __call__(self, module: Any, inputs: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return  # someone else's work with this model
         self.check()
         self.passes += len(inputs[0])
         if time.perf_counter() - self._told > PERIOD:
@@ -276,7 +294,8 @@ class _Count:
 
 def as_code(model: str, photo: Photo, request: Request) -> str:
     """The Python that makes what a request shows."""
-    lines = ["import gscam_lib as gs", "from gscam_lib.photo import load_photo"]
+    lines = ["import gscam_lib as gs", "from gscam_lib.explorer.pictures import draw"]
+    lines.append("from gscam_lib.photo import load_photo")
     if "SCENES" in photo.source:
         lines.append("from gscam_lib.paths import SCENES")
     if "skimage" in photo.source:
@@ -284,6 +303,8 @@ def as_code(model: str, photo: Photo, request: Request) -> str:
     lines += ["", f"model = gs.load_model({model!r})", f"photo = {photo.source}"]
     lines += ["photo.thumbnail((1024, 1024))  # only if it is larger", "trace = model.trace(photo)"]
     lines += [f"prompts = {list(request.prompts)!r}", ""]
+    if "(image)" in photo.source:
+        lines.insert(lines.index(f"photo = {photo.source}"), "# image: the photo given to explore")
     calls = []
     for method, k in request.variants():
         ranked = f", k={k}" if k is not None and "k" in METHODS[method].options else ""
@@ -292,6 +313,15 @@ def as_code(model: str, photo: Photo, request: Request) -> str:
     lines.append(
         f"boxes = [gs.heatmap_to_box(heat, threshold={request.threshold!r}) for heat in heats]"
     )
-    shown = "boxes" if request.box else "None"
-    lines.append(f"gs.figures.panels(trace.image, heats, {shown});")
+    options = f"opacity={request.opacity:g}, side={side_of(request.maps)}"
+    options += ", box=box" if request.box else ""
+    options += f", contour={request.threshold!r}" if request.contour else ""
+    options += f", truth={photo.boxes!r}" if request.truth and photo.boxes else ""
+    lines += [
+        "pictures = [",
+        f"    draw(trace.image, heat.values, {options})",
+        "    for heat, box in zip(heats, boxes)",
+        "]",
+        "display(*pictures)  # in a notebook",
+    ]
     return "\n".join(lines)

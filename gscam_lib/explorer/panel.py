@@ -13,22 +13,54 @@ import traitlets
 
 from gscam_lib.explorer.pictures import png as as_png
 from gscam_lib.explorer.pictures import sheet
-from gscam_lib.explorer.request import About, Answer, Answers, Cancelled, Finding, Request, Stop
+from gscam_lib.explorer.request import (
+    About,
+    Answer,
+    Answers,
+    Cancelled,
+    Finding,
+    Request,
+    Stop,
+    side_of,
+)
 from gscam_lib.explorer.worker import Worker
 
 UPLOAD_LIMIT = 10_000_000
 """Bytes of the largest file that may be uploaded."""
-WIDE = widgets.Layout(width="100%")
+WIDE = {"width": "100%"}
 NARROW = {"description_width": "76px"}
 STYLE = """<style>
 .gscam-explorer { font-size: 14px; }
+.gscam-explorer .gscam-card { background: var(--jp-layout-color2, #f4f5f7); padding: 12px 14px;
+  border: 1px solid var(--jp-border-color2, #dfe3e8); border-radius: 8px; overflow: hidden; }
+.gscam-explorer .gscam-group { padding: 8px 0; overflow: hidden; }
+.gscam-explorer .gscam-group:first-child { padding-top: 0; }
+.gscam-explorer .gscam-group:last-child { padding-bottom: 0; }
+.gscam-explorer .gscam-group + .gscam-group { border-top: 1px solid
+  var(--jp-border-color2, #dfe3e8); }
+.gscam-explorer .widget-readout { width: 84px; min-width: 84px; text-align: right;
+  padding: 0 6px 0 0; margin: 0; overflow: visible; }
+.gscam-explorer .gscam-card .jupyter-button { padding: 0 4px; border-radius: 4px;
+  background-color: var(--jp-layout-color0, #fff);
+  border: 1px solid var(--jp-border-color1, #bdbdbd); box-shadow: none; }
+.gscam-explorer .gscam-card .jupyter-button.mod-active { background-color: #6a1b9a; color: #fff;
+  border-color: #6a1b9a; }
+.gscam-explorer .gscam-card .jupyter-button:disabled { opacity: .45; }
 .gscam-explorer .gscam-error { background: #fdecea; color: #8a1f11; border-left: 4px solid #c62828;
-  padding: 8px 12px; line-height: 1.4; }
+  padding: 8px 12px; line-height: 1.4; margin-bottom: 10px; }
 .gscam-explorer .gscam-note { color: #6b4e00; background: #fff6db; border-left: 4px solid #e0a800;
-  padding: 8px 12px; line-height: 1.4; }
-.gscam-explorer .gscam-state { line-height: 1.5; white-space: pre-wrap; margin: 0; }
-.gscam-explorer .gscam-caption { line-height: 1.3; overflow-wrap: anywhere; }
+  padding: 8px 12px; line-height: 1.4; margin-bottom: 10px; }
+.gscam-explorer .gscam-state, .gscam-explorer .gscam-doing { line-height: 1.5; margin: 6px 0 0;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+.gscam-explorer .gscam-doing { margin: 2px 0 0; }
+.gscam-explorer .gscam-caption { line-height: 1.4; overflow-wrap: anywhere; margin-bottom: 4px; }
+.gscam-explorer .gscam-stage img { border-radius: 4px; }
+.gscam-explorer button.gscam-channel { width: 84px; height: 84px; margin: 0; padding: 0 0 4px;
+  display: flex; align-items: flex-end; justify-content: center; border-radius: 4px;
+  background: #15121c center / cover no-repeat; color: #fff; font: 600 12px/1 sans-serif; }
+.gscam-explorer button.gscam-channel.mod-info { box-shadow: 0 0 0 3px #00a9c2; }
 .gscam-explorer button:focus-visible, .gscam-explorer input:focus-visible,
+.gscam-explorer .noUi-handle:focus-visible,
 .gscam-explorer select:focus-visible { outline: 3px solid #7a1fa2; outline-offset: 1px; }
 </style>"""
 
@@ -87,7 +119,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         ks = steps_of_k(about.channels, about.default_k)
 
         def control(kind: type[Any], **options: Any) -> Any:
-            return kind(layout=widgets.Layout(width="100%"), style=NARROW, **options)
+            return kind(layout=widgets.Layout(width="auto"), style=NARROW, **options)
 
         photos = [(name, key) for key, name in about.photos.items()]
         self.photo = control(widgets.Dropdown, options=photos, description="Photo")
@@ -96,7 +128,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             continuous_update=False,
         )  # fmt: skip
         self.upload = widgets.FileUpload(
-            accept="image/*", description="Upload a photo", layout=widgets.Layout(width="100%")
+            accept="image/*", description="Upload a photo", layout=widgets.Layout(width="auto")
         )
         self.prompts = control(
             widgets.Text, value=text, description="Prompts", placeholder="an apple; a cup",
@@ -121,18 +153,25 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             description="Other k",
         )  # fmt: skip
         self.opacity = control(
-            widgets.FloatSlider, value=0.75, min=0, max=1, step=0.01, description="Opacity"
+            widgets.FloatSlider,
+            value=0.75,
+            min=0,
+            max=1,
+            step=0.01,
+            description="Opacity",
+            readout_format=".0%",
         )
+        shares = [("Otsu", 0.0), *((f"{i / 100:.2f}", i / 100) for i in range(1, 101))]
         self.threshold = control(
-            widgets.FloatSlider, value=0.0, min=0, max=1, step=0.01, description="Threshold",
-            tooltip="Of the box, as a share of the map's height; 0 takes Otsu's",
+            widgets.SelectionSlider, options=shares, value=0.0, description="Box above",
+            tooltip="What is in the box: above this share of the map's height, or Otsu's threshold",
         )  # fmt: skip
         toggle = {"layout": widgets.Layout(width="auto", flex="1 1 0")}
         self.box = widgets.ToggleButton(value=True, description="Box", **toggle)
         self.contour = widgets.ToggleButton(description="Contour", **toggle)
-        self.truth = widgets.ToggleButton(description="Truth", **toggle)
+        self.truth = widgets.ToggleButton(description="True boxes", **toggle)
         self.cancel_button = widgets.Button(
-            description="Cancel", disabled=True, layout=widgets.Layout(width="84px")
+            description="Cancel", disabled=True, layout=widgets.Layout(width="100px")
         )
         self.code_button = widgets.Button(description="Copy as code", **toggle)
         self.save_button = widgets.Button(description="Save figure", **toggle)
@@ -141,45 +180,48 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
     def _make_stage(self) -> None:
         self.pictures: list[widgets.Image] = []
         self.captions: list[widgets.HTML] = []
-        self.stage = widgets.GridBox(layout=widgets.Layout(width="100%"))
+        self.stage = widgets.GridBox()
+        self.stage.add_class("gscam-stage")
         self.progress = widgets.IntProgress(
-            0, 0, 1, layout=widgets.Layout(width="240px", visibility="hidden")
+            0, 0, 1, layout=widgets.Layout(width="auto", flex="1 1 0", visibility="hidden")
         )
         self.doing = widgets.HTML()
         self.message = widgets.HTML()
         self.state = widgets.HTML()
-        self.strip = widgets.HBox(layout=widgets.Layout(flex_flow="row wrap", width="100%"))
         self.ranked = widgets.HTML()
-        self.mask = widgets.Image(format="png", layout=widgets.Layout(max_width="440px"))
+        self.faces = widgets.HTML()  # a style sheet: buttons of this explorer -> thumbnails
+        self.strip = widgets.GridBox(
+            layout=widgets.Layout(grid_template_columns="repeat(auto-fill, 84px)", grid_gap="8px")
+        )
+        self.mask = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
         self.mask_note = widgets.HTML()
-        self.mask_box = widgets.VBox([], layout=widgets.Layout(width="100%"))
-        self.output = widgets.VBox([])
+        self.mask_box = widgets.VBox([], layout=widgets.Layout(margin="10px 0 0 0", **WIDE))
+        self.output = widgets.VBox([], layout=widgets.Layout(margin="10px 0 0 0", **WIDE))
 
     def _layout(self) -> widgets.Widget:
-        source = [self.photo, self.folder, self.upload] if self._folders else [
-            self.photo, self.upload
-        ]  # fmt: skip
-        row = {"layout": widgets.Layout(width="100%")}
-        self._other = widgets.VBox([], **row)
-        left = widgets.VBox(
-            [
-                *source, self.prompts, self.method, self.k, self.compare, self._other,
-                self.opacity, self.threshold,
-                widgets.HBox([self.box, self.contour, self.truth], **row),
-                widgets.HBox([self.code_button, self.save_button, self.page_button], **row),
-            ],
-            layout=widgets.Layout(width="330px", min_width="330px", padding="0 16px 0 0"),
-        )  # fmt: skip
-        work = widgets.HBox(
-            [self.cancel_button, self.progress, self.doing],
-            layout=widgets.Layout(align_items="center", height="38px"),
+        source = [self.photo, *([self.folder] if self._folders else []), self.upload]
+        self._other = widgets.VBox([], layout=widgets.Layout(**WIDE))
+        toggles = _row(self.box, self.contour, self.truth)
+        takes = _row(self.code_button, self.save_button, self.page_button)
+        groups = [
+            group(*source, self.prompts),
+            group(self.method, self.k, self.compare, self._other),
+            group(self.opacity, self.threshold, toggles),
+            group(takes),
+            group(_row(self.cancel_button, self.progress), self.doing),
+        ]
+        # Text fills the width that the maps take, and does not add to it.
+        below = {"width": "0", "min_width": "100%"}
+        self.state.layout = widgets.Layout(**below)
+        maps = widgets.VBox(
+            [self.stage, self.state], layout=widgets.Layout(flex="0 1 auto", margin="0 20px 10px 0")
         )
-        right = widgets.VBox(
-            [work, self.message, self.stage, self.state, self.ranked, self.strip, self.mask_box,
-             self.output],
-            layout=widgets.Layout(flex="1 1 0", min_width="0"),
-        )  # fmt: skip
-        return widgets.HBox([left, right], layout=widgets.Layout(width="100%"))
+        channels = widgets.VBox(
+            [self.ranked, self.faces, self.strip, self.mask_box],
+            layout=widgets.Layout(flex="1 1 272px", min_width="0"),
+        )
+        seen = widgets.HBox([maps, channels], layout=widgets.Layout(flex_flow="row wrap", **WIDE))
+        return two_columns(groups, [self.message, self.output, seen])
 
     def _listen(self) -> None:
         shown = (
@@ -280,6 +322,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         """Ask for what the controls say; what was asked before is given up."""
         self._typed = self._typed or self.prompts.value not in self._about.prompts.values()
         self._fold()
+        self.output.children = ()  # of what was on the screen before
         try:
             request = self.request()
         except ValueError as error:
@@ -288,9 +331,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             return
 
         def job(stop: Stop) -> None:
-            self._started()
             try:
-                answer = self._engine.run(request, stop, self._reporter(stop))
+                answer = self._engine.run(request, stop, self._reporter(stop, request.maps))
                 self._show(request, answer, stop)
             finally:
                 self._ended(stop)
@@ -301,28 +343,26 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         """Stop the work under way; what has been scored is kept."""
         self._worker.cancel()
         self._idle()
-        self.doing.value = "Cancelled; what has been scored is kept."
+        self._say("Cancelled; what has been scored is kept.")
 
     def wait(self, timeout: float | None = 60) -> bool:
         """Wait until the newest request is answered; False if that takes longer than `timeout`."""
         return self._worker.wait(timeout)
 
-    def _reporter(self, stop: Stop) -> Callable[[int, int, Answer | None], None]:
+    def _reporter(self, stop: Stop, count: int) -> Callable[[int, int, Answer | None], None]:
         def report(done: int, total: int, early: Answer | None) -> None:
             if stop():
                 raise Cancelled
+            self.cancel_button.disabled = False
             self.progress.max = max(total, done, 1)
             self.progress.value = done if total else 0
             self.progress.layout.visibility = "visible"
             of = f" of at most {total}" if total else ""
-            self.doing.value = f"{done}{of} forward passes"
+            self._say(f"{done}{of} forward passes")
             if early is not None:
-                self._draw(early)
+                self._draw(early, count)
 
         return report
-
-    def _started(self) -> None:
-        self.cancel_button.disabled = False
 
     def _ended(self, stop: Stop) -> None:
         if not stop():
@@ -332,6 +372,9 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         self.cancel_button.disabled = True
         self.progress.layout.visibility = "hidden"
         self.doing.value = ""
+
+    def _say(self, text: str) -> None:
+        self.doing.value = f'<p class="gscam-doing">{text}</p>'
 
     def _failed(self, error: BaseException) -> None:
         self.last_error = f"{type(error).__name__}: {error}"
@@ -351,6 +394,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         )
         self.k.disabled = not either
         self.other_k.disabled = self.method.value not in ranked
+        self.truth.disabled = self.photo.value not in self._about.boxed
 
     def _show(self, request: Request, answer: Answer, stop: Stop) -> None:
         if stop():
@@ -359,18 +403,19 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         self.last_error = None
         notes = "".join(f'<div class="gscam-note">{html.escape(w)}</div>' for w in answer.warnings)
         self.message.value = notes
-        self._draw(answer)
+        self._draw(answer, len(answer.findings))
         text = html.escape(answer.text())
         self.state.value = f'<p class="gscam-state" role="status" aria-live="polite">{text}</p>'
         self._show_channels(answer)
         self.value = {**_plain(request), **answer.facts()}
 
-    def _draw(self, answer: Answer) -> None:
-        found = answer.findings
-        self._panels(len(found))
+    def _draw(self, answer: Answer, count: int) -> None:
+        """Show what is there of `count` maps; those that are not there yet stay as they were."""
+        self._panels(count)
         with self.hold_sync():
-            for finding, picture, caption in zip(found, self.pictures, self.captions, strict=True):
-                picture.value = finding.png
+            parts = zip(answer.findings, self.pictures, self.captions, strict=False)
+            for finding, picture, caption in parts:
+                picture.value, picture.layout.visibility = finding.png, "visible"
                 caption.value = _caption(finding)
 
     def _panels(self, count: int) -> None:
@@ -380,29 +425,30 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             for part in panel.children:
                 part.close()
             panel.close()
+        width = side_of(count)
         self.pictures = [
-            widgets.Image(format="png", layout=widgets.Layout(width="100%", max_width="440px"))
+            widgets.Image(
+                format="png",
+                layout=widgets.Layout(max_width=f"{width}px", visibility="hidden", **WIDE),
+            )
             for _ in range(count)
         ]
         self.captions = [widgets.HTML() for _ in range(count)]
         pairs = zip(self.captions, self.pictures, strict=True)
         columns = min(count, 3) if count != 4 else 2
-        width = 440 if count <= 2 else 290
         self.stage.layout.grid_template_columns = f"repeat({columns}, minmax(0, {width}px))"
-        self.stage.layout.grid_gap = "10px"
+        self.stage.layout.grid_gap = "14px"
         self.stage.children = [widgets.VBox(list(pair)) for pair in pairs]
 
     def _show_channels(self, answer: Answer) -> None:
         if not self.strip.children:
-            self.strip.children = [self._thumbnail() for _ in answer.channels]
+            self.strip.children = [self._thumbnail(i) for i, _ in enumerate(answer.channels)]
         self.ranked.value = (
-            f"<b>Channels by mean gradient</b> for “{html.escape(answer.findings[0].prompt)}”, "
-            "the highest first; choose one to see its mask"
+            '<div class="gscam-caption"><b>Channels by mean gradient</b><br>'
+            f"for “{html.escape(answer.findings[0].prompt)}”, the highest first</div>"
         )
-        parts = zip(self.strip.children, answer.channels, answer.thumbnails, strict=True)
-        for panel, channel, picture in parts:
-            image, button = panel.children
-            image.value = picture
+        self.faces.value = _faces(f"gscam-{self.model_id}", answer.thumbnails)
+        for button, channel in zip(self.strip.children, answer.channels, strict=True):
             button.description = str(channel)
             button.tooltip = f"Show the mask of channel {channel}"
             button.button_style = "info" if channel == self._channel else ""
@@ -410,16 +456,19 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             self.mask_box.children = ()
             return
         self.mask.value = answer.mask
-        self.mask_note.value = f"Mask of channel {self._channel}: what it leaves of the photo"
+        self.mask_note.value = (
+            f'<div class="gscam-caption"><b>Mask of channel {self._channel}</b><br>'
+            "what it leaves of the photo</div>"
+        )
         if not self.mask_box.children:
             self.mask_box.children = (self.mask_note, self.mask)
 
-    def _thumbnail(self) -> widgets.VBox:
-        size = widgets.Layout(width="72px")
-        image = widgets.Image(format="png", layout=size)
-        button = widgets.Button(layout=widgets.Layout(width="72px", margin="2px 0 0 0"))
+    def _thumbnail(self, place: int) -> widgets.Button:
+        button = widgets.Button()
+        button.add_class("gscam-channel")
+        button.add_class(f"gscam-{self.model_id}-{place}")
         button.on_click(lambda b: self.choose_channel(int(b.description)))
-        return widgets.VBox([image, button], layout=widgets.Layout(margin="0 6px 6px 0"))
+        return button
 
     def choose_channel(self, channel: int | None) -> None:
         """Show one channel's mask; the same again, or None, puts it away."""
@@ -459,7 +508,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
     def _show_code(self) -> None:
         code = self.code()
         area = widgets.Textarea(
-            code, layout=widgets.Layout(width="100%", height=f"{20 * code.count(chr(10)) + 50}px")
+            code, layout=widgets.Layout(width="auto", height=f"{20 * code.count(chr(10)) + 50}px")
         )
         copy = widgets.HTML(_copy_button(code))
         self.output.children = (copy, area)
@@ -469,9 +518,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
 
     def _page_wanted(self) -> None:
         def job(stop: Stop) -> None:
-            self._started()
             try:
-                page = self._engine.page(self.request(), stop, self._reporter(stop))
+                page = self._engine.page(self.request(), stop, self._reporter(stop, 1))
                 link = _link("explorer.html", "text/html", page.encode())
                 self.output.children = (widgets.HTML(link),)
             finally:
@@ -485,6 +533,36 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         super().close()
 
 
+def _row(*children: widgets.Widget) -> widgets.HBox:
+    return widgets.HBox(children, layout=widgets.Layout(align_items="center", **WIDE))
+
+
+def group(*children: widgets.Widget) -> widgets.VBox:
+    """Controls that belong together."""
+    box = widgets.VBox(children, layout=widgets.Layout(**WIDE))
+    box.add_class("gscam-group")
+    return box
+
+
+def two_columns(groups: Sequence[widgets.Widget], seen: Sequence[widgets.Widget]) -> widgets.Widget:
+    """Controls on a card on the left, what they show on the right."""
+    card = widgets.VBox(groups, layout=widgets.Layout(width="340px", min_width="340px"))
+    card.add_class("gscam-card")
+    left = widgets.VBox([card], layout=widgets.Layout(padding="0 20px 0 0"))
+    right = widgets.VBox(seen, layout=widgets.Layout(flex="1 1 0", min_width="0"))
+    return widgets.HBox([left, right], layout=widgets.Layout(**WIDE))
+
+
+def _faces(name: str, pictures: Sequence[bytes]) -> str:
+    shade = "linear-gradient(transparent 65%, #000c)"
+    rules = (
+        f".gscam-explorer button.{name}-{i} {{ background-image: {shade}, "
+        f"url(data:image/png;base64,{base64.b64encode(content).decode()}); }}"
+        for i, content in enumerate(pictures)
+    )
+    return f"<style>{''.join(rules)}</style>"
+
+
 def _numbered(ks: Sequence[int], channels: int) -> list[tuple[str, int]]:
     return [(f"{k} of {channels}", k) for k in ks]
 
@@ -492,8 +570,8 @@ def _numbered(ks: Sequence[int], channels: int) -> list[tuple[str, int]]:
 def _caption(f: Finding) -> str:
     flat = " · flat" if f.flat else ""
     return (
-        f'<div class="gscam-caption"><b>“{html.escape(f.prompt)}”</b><br>{html.escape(f.caption)} '
-        f"· logit {f.logit:.2f} · {f.probability:.0%}{flat}</div>"
+        f'<div class="gscam-caption"><b>“{html.escape(f.prompt)}”</b> · {f.probability:.0%}{flat}'
+        f"<br>{html.escape(f.caption)} · logit {f.logit:.2f}</div>"
     )
 
 

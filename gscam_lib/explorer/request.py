@@ -10,6 +10,11 @@ Box = tuple[int, int, int, int]
 COMPARE = ("none", "method", "k")
 
 
+def side_of(maps: int) -> int:
+    """Pixels of the longer side of each map on the screen."""
+    return 560 if maps == 1 else 440 if maps == 2 else 300
+
+
 class Cancelled(Exception):  # noqa: N818 — nothing went wrong
     """The request was replaced by a newer one, or stopped by the reader."""
 
@@ -53,6 +58,11 @@ class Request:
         if self.compare == "k":
             shown.append((self.method, self.other_k))
         return shown
+
+    @property
+    def maps(self) -> int:
+        """How many maps are on the screen."""
+        return len(self.prompts) * len(self.variants())
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class About:
-    """What an explorer must know of a model. photos: key -> name; methods: name -> title."""
+    """What an explorer must know of a model.
+
+    photos: key -> name; methods: name -> title; ranked: methods that take k; prompts: photo's key
+    -> what to look for at first; boxed: keys of photos with known boxes.
+    """
 
     model: str
     channels: int
@@ -128,6 +142,7 @@ class About:
     methods: dict[str, str]
     ranked: tuple[str, ...]
     prompts: dict[str, str]
+    boxed: frozenset[str]
 
 
 Report = Callable[[int, int, Answer | None], None]
