@@ -91,8 +91,8 @@ def summary(rows: pd.DataFrame, by: str | Sequence[Hashable] | pd.Series | None 
 
     rows: of `evaluate`, or `wide` rows; by: a column, or one value for each row, None for all rows
     together. Columns: origin, method, group, pairs, images, hits (IoU ≥ 0.5), hits .3, hits .7,
-    macro (mean over classes of the hits), mean IoU, median IoU, pointing, energy, each with low and
-    high, and errors (which count as misses).
+    macro (mean over classes of the hits), mean IoU, median IoU, pointing, pointing macro, energy,
+    each with low and high, and errors (which count as misses).
     """
     groups = pd.Series("all", rows.index) if by is None else _as_groups(rows, by)
     rows, groups = rows.reset_index(drop=True), groups.reset_index(drop=True)
@@ -126,6 +126,10 @@ def _boxes(part: pd.DataFrame) -> dict[str, Any]:
         if name in part:
             values = part[name].to_numpy(float)
             line |= interval(name, values.mean(), metrics.bootstrap_interval(values, images))
+    if "pointing" in part:  # the mean over classes, as TorchRay reports it
+        values = part["pointing"].to_numpy(float)
+        macro = metrics.macro_interval(values, classes, images)
+        line |= interval("pointing macro", metrics.macro_mean(values, classes), macro)
     line["errors"] = int(part["error"].notna().sum()) if "error" in part else 0
     return line
 
@@ -506,7 +510,7 @@ MEASURED = ("pointing_center", "prompt_sensitivity", "MaxBoxAcc", "MaxBoxAccV2",
             "insertion", "deletion", "total_variation", "entropy", "randomization",
             "seconds per image")  # fmt: skip
 ALL = ("pairs", "hits .3", "hits", "hits .7", "macro", "mean IoU", "median IoU", "pointing",
-       "energy", "errors", *MEASURED)  # fmt: skip
+       "pointing macro", "energy", "errors", *MEASURED)  # fmt: skip
 
 
 def to_markdown(table: pd.DataFrame, columns: Sequence[str] = (*BOXES, *MEASURED)) -> str:

@@ -134,7 +134,9 @@ def evaluate(
         known = _asked(clip, pairs, template, search)
         chosen = methods.split(",")
         if dask:
-            rows = _on_dask(dask, model, known, chosen, out, shards=shards, k=k, preset=how)
+            rows = _on_dask(
+                dask, model, known, chosen, out, shards=shards, k=k, preset=how, retry=retry
+            )
         else:
             rows = gs.evaluate(
                 clip, known, chosen, k=k, preset=how, out=out, shard=_shard(shard), retry=retry,
@@ -143,6 +145,8 @@ def evaluate(
         typer.echo(
             f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class"
         )
+        if blank := sum(not e.boxes for e in known):
+            typer.secho(f"{blank} pairs have no true box and count as misses", err=True)
         _print_table(rows, "text")
     except (ValueError, OSError) as error:
         _fail(error)

@@ -169,6 +169,7 @@ def evaluate_shards(
     shards: int,
     k: int | None = None,
     preset: str | Preset = "clean",
+    retry: bool = False,
     progress: bool = False,
 ) -> pd.DataFrame:
     """Run the shards of an evaluation on any concurrent.futures executor, and merge them.
@@ -180,7 +181,7 @@ def evaluate_shards(
     jobs = [
         executor.submit(
             _evaluate_shard, model_name, list(dataset), list(methods), str(out), (i, shards), k,
-            preset,
+            preset, retry,
         )
         for i in range(shards)
     ]  # fmt: skip
@@ -458,10 +459,12 @@ def _evaluate_shard(
     shard: tuple[int, int],
     k: int | None,
     preset: str | Preset,
+    retry: bool,
 ) -> int:
     with _TURN:
         model = _loaded(model_name)
-        return len(evaluate(model, dataset, methods, k=k, preset=preset, out=out, shard=shard))
+        how: dict[str, Any] = {"k": k, "preset": preset, "shard": shard, "retry": retry}
+        return len(evaluate(model, dataset, methods, out=out, **how))
 
 
 def _failure(job: Any) -> BaseException | None:

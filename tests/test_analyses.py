@@ -52,6 +52,7 @@ def test_summary_counts(rows):
     assert line["median IoU"] == pytest.approx(a.iou.median())
     assert line["macro"] == pytest.approx(a.groupby("category").hit.mean().mean())
     assert (line["pointing"], line["energy"]) == (0.5, 0.25)
+    assert line["pointing macro"] == a.groupby("category").pointing.mean().mean()
     for name in ("hits", "macro", "mean IoU", "median IoU", "pointing"):
         assert line[f"{name} low"] < line[name] < line[f"{name} high"]
     low, high = metrics.bootstrap_interval(a.iou.to_numpy(), a.image_id.to_numpy())

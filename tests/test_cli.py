@@ -141,6 +141,7 @@ def test_a_typographic_folder_needs_no_annotations(cat, tmp_path):
     result = run("evaluate", *options, "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert gs.merge(tmp_path / "run")["category"].tolist() == ["tabby cat"]
+    assert "1 pairs have no true box" in result.stderr
 
 
 def test_evaluate_on_dask(cat, tmp_path):

@@ -245,6 +245,26 @@ def test_the_catalogue_is_sound():
             assert archive.url.startswith(("https://", "http://images.cocodataset.org/"))
 
 
+def test_imagenet_v2_is_evaluated_by_its_name(tmp_path, monkeypatch):
+    """As its archives lie when unpacked: photos by label, ids that begin with val2, no names."""
+    from PIL import Image
+
+    place = tmp_path / "imagenet-v2" / "imagenetv2-threshold0.7-format-val" / "1"
+    place.mkdir(parents=True)
+    Image.new("RGB", (60, 40), "orange").save(place / "c600.jpeg")
+    metadata = tmp_path / "imagenet-v2" / "metadata"
+    metadata.mkdir()
+    (metadata / "class_labels.txt").write_text("val2/1/c600.jpeg,1\n")
+    (metadata / "localization.txt").write_text("val2/1/c600.jpeg,10,10,49,29\n")
+    monkeypatch.setattr(downloads, "FOLDER", tmp_path)
+    options = ["--dataset", "imagenet-v2", "--methods", "center", "--out", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, ["evaluate", *options])
+    assert result.exit_code == 0, result.output
+    (row,) = gs.merge(tmp_path / "run").itertuples()
+    assert (row.category, row.error) == ("goldfish", None)
+    assert row.iou == gs.iou((row.x0, row.y0, row.x1, row.y1), (10, 10, 50, 30))
+
+
 def test_the_command_and_what_it_fetched_is_evaluated_by_name(offer, tmp_path, monkeypatch):
     from PIL import Image
 
