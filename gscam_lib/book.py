@@ -188,6 +188,12 @@ LIVE: Mapping[str, Callable[[], Explorer]] = {
 }
 """Notebooks whose page has a live one beside it, in which k, prompt and threshold still move."""
 
+LEAD = (
+    "One photo, two questions, two maps. The notebooks tell, step by step, how such maps are made, "
+    "what they are worth, and when not to believe them. Behind each “live” is a page in which the "
+    "maps are computed anew while you move the sliders; nothing here needs a network."
+)
+NO_ALT = 'alt="No description has been provided for this image"'  # nbconvert's words
 BAR = '<p style="margin:1rem 2rem;font:16px system-ui,sans-serif">{links}</p>'
 FRAME = '<iframe src="{name}" title="live" style="width:100%;height:46rem;border:0"></iframe>'
 PAGE = """<!doctype html>
@@ -235,7 +241,8 @@ def write_site(
         shutil.copy(folder.parent / "figures" / cover, out / cover)
     body = f'<h1>{title}</h1><p><img src="{cover}" alt="Heatmaps of two prompts on one photo"></p>'
     index = out / "index.html"
-    page = PAGE.format(title=title, body=f"{body}<ol start='0'>{''.join(items)}</ol>")
+    body += f"<p>{LEAD}</p><ol start='0'>{''.join(items)}</ol>"
+    page = PAGE.format(title=title, body=body)
     index.write_text(page, encoding="utf-8")
     return index
 
@@ -246,18 +253,36 @@ def _as_page(path: Path, title: str, live: str) -> str:
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-    for cell in notebook.cells if live else ():
-        for output in cell.get("outputs", ()):
-            if WIDGET in output.get("data", {}):
+    captions, shown = _captions(path), []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        for output in cell.outputs:
+            if live and WIDGET in output.get("data", {}):
                 output["data"] = {"text/html": FRAME.format(name=live)}
+            if "image/png" in output.get("data", {}):
+                shown.append(html.escape(captions.get(number, "a figure")))
     exporter = HTMLExporter(template_name="lab")  # type: ignore[no-untyped-call]
     body, _ = exporter.from_notebook_node(notebook)
+    for alt in shown:  # for those who hear the page
+        body = body.replace(NO_ALT, f'alt="{alt}"', 1)
     body = _offline(re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', body))
-    links = '<a href="index.html">← all notebooks</a>'
+    links = '<a href="index.html" style="color:#0072B2">← all notebooks</a>'
     if live:
-        links += f' · <a href="{live}">live: move k, prompt and threshold yourself</a>'
+        text = "live: move k, prompt and threshold yourself"
+        links += f' · <a href="{live}" style="color:#0072B2">{text}</a>'
     body = re.sub(r"(<body[^>]*>)", rf"\1{BAR.format(links=links)}", body, count=1)
     return re.sub(r"<title>.*?</title>", f"<title>{html.escape(title)}</title>", body, count=1)
+
+
+def _captions(path: Path) -> dict[int, str]:
+    """Captions of the figures that a notebook saves, by the number of their code cell."""
+    found = {}
+    for name, number in saved_figures(path):
+        png = path.parents[1] / "figures" / f"{name}.png"
+        if png.is_file():
+            with Image.open(png) as opened:
+                found[number] = str(opened.info.get("Description", ""))
+    return found
 
 
 def _offline(page: str) -> str:

@@ -105,6 +105,15 @@ def test_site_keeps_widgets_alive(folder, notebook, resnet, photo):
     assert "live" not in (site / "00_one.html").read_text().partition("</p>")[0]
 
 
+def test_pictures_of_the_site_say_what_they_show(folder, notebook):
+    figure, _ = plt.subplots()
+    figures.save(figure, "one", "What “one” sees.", folder=folder / "figures")
+    notebook.cells[2].outputs = [new_output("display_data", data={"image/png": "AAAA"})]
+    nbformat.write(notebook, folder / "notebooks" / "02_seen.ipynb")
+    book.write_site(folder / "site", folder / "notebooks", live={})
+    assert 'alt="What “one” sees."' in (folder / "site" / "02_seen.html").read_text()
+
+
 def test_live_pages_are_of_notebooks_that_exist():
     assert set(book.LIVE) <= {p.stem for p in book.notebooks()}
 
