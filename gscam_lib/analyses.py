@@ -238,8 +238,8 @@ def by_size(
     edges: inner edges of the bins; None takes bins of as many questions each. Photos that cannot be
     opened have no size and are left out. The paper's values are not available.
     """
-    share = _with_facts(rows, known, "share").astype(float).dropna()
-    rows = rows.loc[share.index]
+    share = _with_facts(rows, known, "share").astype(float)
+    rows, share = rows[share.notna().to_numpy()], share.dropna()
     inner = (
         list(edges)
         if edges is not None

@@ -103,6 +103,10 @@ def test_by_classes_stands_beside_the_published(rows):
 def test_by_size_has_five_equal_bins(rows):
     table = analyses.by_size(rows, known(rows))
     assert table[table.method == "a"].pairs.tolist() == [16] * 5
+    twice = pd.concat([rows, rows.assign(method=rows["method"] + "2")])  # labels come twice
+    assert analyses.by_size(twice, known(rows)).pairs.tolist() == [16] * 20
+    lost = known(rows).assign(share=lambda t: t["share"].where(t["image_id"] != "0"))
+    assert analyses.by_size(rows, lost).pairs.sum() == 2 * 78  # two questions on that photo
     fixed = analyses.by_size(rows, known(rows), edges=[0.1, 0.2])
     assert fixed[fixed.method == "a"].set_index("group").pairs.to_dict() == {
         "0–10 %": 20, "10–20 %": 20, "20–100 %": 40,
