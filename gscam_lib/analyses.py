@@ -410,6 +410,7 @@ def benchmark(
     limit: int | None = None,
     measures: Sequence[str] = BESIDE,
     measured_images: int = 30,
+    slow_images: int | None = None,
     preset: str | Preset = "clean",
     k: int | None = None,
     whole: Iterable[Example] | None = None,
@@ -419,29 +420,41 @@ def benchmark(
 
     dataset: examples whose class the model knows; methods: None for all that fit the tower; limit:
     only the first images; measures: names in `measures.MEASURES`, taken on the first
-    measured_images images, whose maps are made again; out: a folder that keeps all rows, so that a
+    measured_images images, whose maps are made again; slow_images: methods with a pass for each
+    channel or mask see only so many images; out: a folder that keeps all rows, so that a
     later call goes on where this one ended; whole: all examples, where the model knows only some,
     so that the classes of an image are counted right. Raises ValueError as `evaluate` does.
     """
     chosen = list(methods_for(model) if methods is None else methods)
     examples = first_images(dataset, limit)
     kept: Mapping[str, Path] = {} if out is None else _folders(Path(out))
-    rows = evaluate(
-        model, examples, chosen, k=k, preset=preset, out=kept.get("rows"), progress=progress
-    )
-    few = first_images(examples, measured_images) if measures and measured_images else []
-    variants = {m: {"method": m} | ({"k": k} if k and "k" in METHODS[m].options else {})
-                for m in chosen}  # fmt: skip
-    measured = measure(model, few, variants, measures, out=kept.get("measures"), progress=progress)
-    rows, measured = (_only(frame, chosen, examples) for frame in (rows, measured))
+    slow = [m for m in chosen if slow_images is not None and METHODS[m].slow]
+    rows, measured = [], []
+    for names, seen in (
+        ([m for m in chosen if m not in slow], examples),
+        (slow, first_images(examples, slow_images)),
+    ):
+        if not names:
+            continue
+        found = evaluate(
+            model, seen, names, k=k, preset=preset, out=kept.get("rows"), progress=progress
+        )
+        rows.append(_only(found, names, seen))
+        few = first_images(seen, measured_images) if measures and measured_images else []
+        variants = {m: {"method": m} | ({"k": k} if k and "k" in METHODS[m].options else {})
+                    for m in names}  # fmt: skip
+        found = measure(model, few, variants, measures, out=kept.get("measures"), progress=progress)
+        measured.append(_only(found, names, seen))
     known = facts(dataset if whole is None else whole)
+    table, beside = pd.concat(rows), pd.concat(measured)
+    fewer = f"; {', '.join(slow)} on the first {slow_images} images" if slow else ""
     about = (
         f"weights: {model.name} ({model.weights_sha}); data: {examples[0].source}, "
-        f"{len(set(rows['image_id']))} images, {len(examples)} pairs; preset {preset}; "
-        f"{', '.join(measures)} on {len({e.image_id for e in few})} images; "
+        f"{len(set(table['image_id']))} images, {len(examples)} pairs; preset {preset}; "
+        f"{', '.join(measures)} on at most {measured_images} images{fewer}; "
         "95 % intervals over images"
     )
-    return Benchmark(overall(rows, measured), rows, measured, known, about)
+    return Benchmark(overall(table, beside), table, beside, known, about)
 
 
 def read(folder: Path | str) -> tuple[pd.DataFrame, pd.DataFrame | None]:

@@ -435,6 +435,9 @@ def benchmark(
         str, typer.Option(help="Further measures (insertion, deletion, ious, pixels, …).")
     ] = "prompt_sensitivity,pointing_center",
     measured_images: Annotated[int, typer.Option(help="Images they are taken on.")] = 30,
+    slow_images: Annotated[
+        int | None, typer.Option(help="Images for methods with a pass per channel or mask.")
+    ] = None,
     preset: PresetOption = "clean",
 ) -> None:
     """Make the table of all methods and controls, for each model, with 95 % intervals."""
@@ -452,7 +455,7 @@ def benchmark(
             found = analyses.benchmark(
                 clip, known, wanted, out=folder, limit=limit, preset=preset,
                 measures=[m for m in measures.split(",") if m], measured_images=measured_images,
-                whole=pairs, progress=True,
+                slow_images=slow_images, whole=pairs, progress=True,
             )  # fmt: skip
             typer.echo(analyses.write_benchmark(found, folder))
     except (ValueError, OSError) as error:

@@ -319,7 +319,8 @@ def embed_masked(requests: Sequence[tuple[Trace, Sequence[int]]]) -> None:
     share batches, so that small k on many photos fill them. Where memory runs out, batches are
     halved; what was embedded is kept.
     """
-    todo = [(trace, c) for trace, channels in requests for c in trace.missing(channels)]
+    asked = ((trace, c) for trace, channels in requests for c in trace.missing(channels))
+    todo = list(dict.fromkeys(asked))  # a trace may ask twice
     size = min((trace.batch_size for trace, _ in todo), default=1)
     start = 0
     while start < len(todo):

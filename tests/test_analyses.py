@@ -268,3 +268,14 @@ def test_the_command_makes_the_table(tmp_path):
     wrong = CliRunner().invoke(app, ["benchmark", str(tmp_path), "--dataset", "nope"])
     assert wrong.exit_code == 1
     assert "needs --root and --annotations" in wrong.stderr
+
+
+def test_slow_methods_see_fewer_images(resnet, examples):
+    found = analyses.benchmark(
+        resnet, examples, ["scorecam", "center"], measured_images=2, slow_images=1
+    )
+    pairs = found.table.set_index("method").pairs.to_dict()
+    assert pairs == {"center": len(examples), "scorecam": 2}
+    assert "scorecam on the first 1 images" in found.about
+    alone = analyses.benchmark(resnet, examples, ["scorecam"], limit=1, measures=())
+    assert found.rows[found.rows.method == "scorecam"].iou.tolist() == alone.rows.iou.tolist()

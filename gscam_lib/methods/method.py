@@ -47,6 +47,11 @@ class Method:
         """Names of the options and their defaults."""
         return options_of(self)
 
+    @property
+    def slow(self) -> bool:
+        """Whether it needs forward passes for every channel, or for many masks."""
+        return "C" in self.forward or "N" in self.forward
+
     def __call__(self, trace: Trace, prompt: Prompt, **options: Any) -> Tensor:
         """Return the map (h, w) ≥ 0 of a prompt on a traced photo."""
         from gscam_lib.methods import METHODS  # the whole table, for what errors recommend

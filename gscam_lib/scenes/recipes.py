@@ -85,8 +85,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             },
             stages=(
                 Stage("objects-96", 96, 76_800, OBJECTS, 5e-3, 2e-3, reads=False),
-                Stage("reading-128", 128, 57_600, READING, 4e-3, 1e-3),
-                Stage("natural-160", 160, 38_400, NATURAL, 2e-3, 2e-5),
+                Stage("reading-128", 128, 28_800, READING, 4e-3, 1e-3),
+                Stage("natural-160", 160, 33_600, NATURAL, 2.5e-3, 2e-5),
             ),
             teacher="mini-rn",
         ),
