@@ -6,7 +6,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: figures book lab app test lint bench clean
+.PHONY: figures book lab app test soak lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	@for notebook in $(NOTEBOOKS); do \
@@ -30,6 +30,9 @@ app: $(READY)  ## serve the explorer to a classroom; APP='--ip 0.0.0.0 --model p
 
 test: lint  ## the whole test suite, with coverage
 	$(BIN)/python -m pytest --cov=gscam_lib --cov-report=term-missing:skip-covered
+
+soak: $(READY)  ## half an hour of random interactions in a browser: memory, errors
+	GSCAM_SOAK=1000 $(BIN)/python -m pytest tests/test_browser.py -k 'soak and on'
 
 lint: $(READY)
 	$(BIN)/ruff check .

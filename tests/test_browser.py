@@ -3,12 +3,16 @@
 import base64
 import io
 import json
+import os
+import random
 import re
 import statistics
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import psutil
 import pytest
 from chromium import free_port, launched, serve, shot, stop
 from PIL import Image
@@ -19,6 +23,11 @@ from gscam_lib.figures import overlay
 
 MODEL = "mini-rn"
 CODE = f"import gscam_lib as gs\nexplorer = gs.explore(gs.load_model({MODEL!r}))\nexplorer"
+COMPOSER = "from gscam_lib.explorer import attack_composer\nattack_composer('mini-rn')"
+ASK = "print('last error:', explorer.last_error)"
+INTERACTIONS = int(os.environ.get("GSCAM_SOAK", "25"))
+PATIENCE = 300_000  # milliseconds: a busy machine is slow, not wrong
+WEIGHTS = f"weights: {MODEL}, scenes of the miniature world"
 STATE = ".gscam-explorer .gscam-state"
 PICTURE = ".gscam-explorer .widget-gridbox img"
 
@@ -33,7 +42,7 @@ def browser():
 def page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(90_000)
+    page.set_default_timeout(PATIENCE)
     yield page
     context.close()
 
@@ -46,10 +55,11 @@ def model():
 @pytest.fixture(scope="module", params=["on", "off"], ids=lambda s: f"subshells-{s}")
 def lab(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"lab-{request.param}")
-    cells = [nbformat.v4.new_code_cell(CODE)]
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    nbformat.write(notebook, folder / "live.ipynb")
+    for name, sources in {"live": [CODE, ASK], "composer": [COMPOSER]}.items():
+        cells = [nbformat.v4.new_code_cell(source) for source in sources]
+        notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     mode = "perCommTarget" if request.param == "on" else "disabled"
@@ -65,28 +75,38 @@ def lab(request, tmp_path_factory):
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     process = serve(command, f"{url}/api/status", folder / "lab.log")
-    yield url
+    yield SimpleNamespace(url=url, pid=process.pid)
     stop(process)
+
+
+def opened(lab, page, name):
+    """Open a notebook and run its first cell."""
+    page.goto(f"{lab.url}/lab/tree/{name}.ipynb?reset")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+    page.get_by_text("Kernel status: Idle").first.wait_for(state="attached")
+    page.keyboard.press("Control+B")  # the list of files makes room
+    run_cell(page)
+
+
+def closed(lab, page):
+    for session in page.request.get(f"{lab.url}/api/sessions").json():
+        page.request.delete(f"{lab.url}/api/sessions/{session['id']}")
 
 
 @pytest.fixture
 def notebook(lab, page):
-    page.goto(f"{lab}/lab/tree/live.ipynb?reset")
-    page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-    page.get_by_text("Kernel status: Idle").first.wait_for(state="attached")
-    run_cell(page)
+    opened(lab, page, "live")
     page.locator(STATE).filter(has_text="logit").first.wait_for()
     settle(page)
     yield page
-    for session in page.request.get(f"{lab}/api/sessions").json():
-        page.request.delete(f"{lab}/api/sessions/{session['id']}")
+    closed(lab, page)
 
 
-def run_cell(page):
-    """Shift+Enter in the first cell, again until it runs: a kernel just started drops requests."""
-    prompt = page.locator(".jp-Notebook .jp-InputPrompt").first
+def run_cell(page, place=0):
+    """Shift+Enter in a cell, again until it runs: a kernel just started drops requests."""
+    prompt = page.locator(".jp-Notebook .jp-InputPrompt").nth(place)
     for _ in range(20):
-        page.locator(".jp-Notebook .cm-content").first.click()
+        page.locator(".jp-Notebook .cm-content").nth(place).click()
         page.keyboard.press("Shift+Enter")
         for _ in range(30):
             if re.search(r"[*\d]", prompt.inner_text()):
@@ -102,7 +122,7 @@ def text(page):
 def settle(page):
     """Wait until nothing is under way: Cancel can no longer be pressed."""
     button = page.get_by_role("button", name="Cancel", exact=True).first
-    for _ in range(1800):
+    for _ in range(PATIENCE // 50):
         page.wait_for_timeout(50)
         if button.is_disabled():
             return
@@ -148,7 +168,7 @@ def agrees(page, model, prompt):
 
 def test_lab(notebook, model, tmp_path, capsys):
     page = notebook
-    shot(page, "lab")
+    shot(page, "lab", f"The explorer in JupyterLab; {WEIGHTS}.")
     field = control(page, "Prompts").locator("input")
     before = text(page)
     field.fill("zebra")
@@ -161,7 +181,7 @@ def test_lab(notebook, model, tmp_path, capsys):
     before = text(page)
     page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
     page.mouse.down()
-    page.mouse.move(at["x"] - 60, at["y"] + at["height"] / 2, steps=6)
+    page.mouse.move(at["x"] - 40, at["y"] + at["height"] / 2, steps=6)
     page.mouse.up()
     changed(page, before)
     assert picture(page) != seen
@@ -175,8 +195,33 @@ def test_lab(notebook, model, tmp_path, capsys):
     agrees(page, model, "zebra")
     latency(page, handle, capsys)
 
+    prompts_and_channel(page)
     upload_and_break(page, tmp_path)
     cancel(page)
+    code(page)
+
+
+def prompts_and_channel(page):
+    """Several prompts side by side, true boxes, and one channel's mask by keyboard."""
+    field, before = control(page, "Prompts").locator("input"), text(page)
+    field.fill("cow; suitcase; bowl")
+    field.press("Enter")
+    changed(page, before)
+    assert page.locator(PICTURE).count() == 3
+    assert [f"“{name}”" in text(page) for name in ("cow", "suitcase", "bowl")] == [True] * 3
+    page.get_by_role("button", name="True boxes").press("Enter")
+    page.locator("button.gscam-channel").nth(2).press("Enter")
+    page.get_by_text("Mask of channel").wait_for()
+    settle(page)
+    shot(page, "prompts", f"Several prompts, true boxes, one channel's mask; {WEIGHTS}.")
+
+
+def code(page):
+    page.get_by_role("button", name="Copy as code").press("Enter")
+    area = page.locator(".gscam-explorer textarea")
+    area.wait_for()
+    compile(area.input_value(), "copied", "exec")
+    assert "gs.heatmap(" in area.input_value()
 
 
 def latency(page, handle, capsys):
@@ -185,20 +230,25 @@ def latency(page, handle, capsys):
     page.evaluate(
         """q => { window.times = []; window.pressed = 0;
         document.addEventListener('keydown', () => { window.pressed = performance.now(); }, true);
-        new MutationObserver(() => { if (window.pressed) {
-            window.times.push(performance.now() - window.pressed); window.pressed = 0; } })
-          .observe(document.querySelector(q), {attributes: true, attributeFilter: ['src']}); }""",
+        document.querySelector(q).addEventListener('load', () => { if (window.pressed) {
+            window.times.push(performance.now() - window.pressed); window.pressed = 0; } }); }""",
         PICTURE,
     )
-    for _ in range(12):
-        page.keyboard.press("ArrowLeft")
-        page.wait_for_timeout(400)
+    for i in range(20):
+        page.keyboard.press("ArrowRight" if i < 10 else "ArrowLeft")
+        page.wait_for_function("n => window.times.length > n", arg=i)
+        page.wait_for_timeout(150)
     times = page.evaluate("window.times")
-    assert len(times) >= 8
     with capsys.disabled():
         print(
             f"\nslider to picture, warm: median {statistics.median(times):.0f} ms of {len(times)}"
         )
+
+
+def upload(page, path):
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name=re.compile("Upload")).first.click()
+    chooser.value.set_files(path)
 
 
 def upload_and_break(page, tmp_path):
@@ -207,13 +257,12 @@ def upload_and_break(page, tmp_path):
     Image.fromarray(noise).resize((320, 240)).save(good)
     broken.write_bytes(good.read_bytes()[:200])
     before = text(page)
-    button = page.locator(".gscam-explorer input[type=file]")
-    button.set_input_files(good)
+    upload(page, good)
     changed(page, before)
     assert control(page, "Photo").locator("select option:checked").inner_text() == "green.png"
-    button.set_input_files(broken)
+    upload(page, broken)
     page.locator(".gscam-error").filter(has_text="broken.png cannot be read").wait_for()
-    shot(page, "broken_file")
+    shot(page, "broken_file", f"A broken upload is refused in place; {WEIGHTS}.")
 
 
 def cancel(page):
@@ -223,10 +272,100 @@ def cancel(page):
         "() => [...document.querySelectorAll('.gscam-explorer .widget-html')]"
         ".some(e => /[0-9]+ of at most/.test(e.innerText))"
     )
-    shot(page, "working")
+    shot(page, "working", f"ScoreCAM under way: the map sharpens, Cancel is offered; {WEIGHTS}.")
     button.click()
     page.get_by_text("what has been scored is kept").wait_for()
     assert button.is_disabled()
+
+
+def test_composer(lab, page):
+    opened(lab, page, "composer")
+    page.locator(STATE).filter(has_text="k = 100").first.wait_for()
+    before, seen = text(page), page.locator(".gscam-stage img").last.get_attribute("src")
+    shot(page, "composer", f"The attack composer: an apple, a note, both maps; weights: {MODEL}.")
+    control(page, "Note size").locator(".noUi-handle").press("ArrowLeft")
+    page.wait_for_function(
+        "([q, t]) => document.querySelector(q).innerText !== t", arg=[STATE, before]
+    )
+    assert page.locator(".gscam-stage img").last.get_attribute("src") != seen
+    closed(lab, page)
+
+
+# ---------------------------------------------------------------- for a long time
+
+
+def test_soak(lab, notebook, capsys):
+    """Many random interactions; GSCAM_SOAK=1000 makes it the long one."""
+    page, chance = notebook, random.Random(0)
+    kernel = next(k["id"] for k in page.request.get(f"{lab.url}/api/kernels").json())
+    process = next(
+        child
+        for child in psutil.Process(lab.pid).children(recursive=True)
+        if any(kernel in part for part in child.cmdline())
+    )
+    for action in ACTIONS:  # what is kept is filled, so that growth is growth
+        action(page, chance)
+        settle(page)
+    started = process.memory_full_info().uss
+    for i in range(INTERACTIONS):
+        chance.choice(ACTIONS)(page, chance)
+        page.wait_for_timeout(chance.choice([10, 100, 400]))
+        if i % 10 == 9:
+            settle(page)
+    settle(page)
+    grown = (process.memory_full_info().uss - started) / 1e6
+    run_cell(page, 1)
+    page.get_by_text("last error: None").wait_for()
+    with capsys.disabled():
+        print(f"\nsoak: {INTERACTIONS} interactions, {grown:+.0f} MB, kernel {process.status()}")
+    assert grown < 50
+
+
+def _slide(label):
+    def act(page, chance):
+        handle = control(page, label).locator(".noUi-handle")
+        handle.press(chance.choice(["ArrowLeft", "ArrowRight", "PageUp", "PageDown", "Home"]))
+
+    return act
+
+
+def _choose(label, *options):
+    def act(page, chance):
+        control(page, label).locator("select").select_option(label=chance.choice(options))
+
+    return act
+
+
+def _press(name):
+    return lambda page, chance: page.get_by_role("button", name=name, exact=True).press("Enter")
+
+
+def _type(page, chance):
+    field = control(page, "Prompts").locator("input")
+    field.fill(chance.choice(["cow", "suitcase; cow", "zebra", "a bowl; cow; suitcase"]))
+    field.press("Enter")
+
+
+def _channel(page, chance):
+    page.locator("button.gscam-channel").nth(chance.randrange(12)).press("Enter")
+
+
+def _cancel(page, chance):
+    button = page.get_by_role("button", name="Cancel", exact=True)
+    if button.is_enabled():
+        button.dispatch_event("click")
+
+
+ACTIONS = [
+    *map(_slide, ["Channels k", "Channels k", "Opacity", "Box above"]),
+    *map(_press, ["Box", "Contour", "True boxes", "Copy as code", "Save figure"]),
+    _choose("Method", "gScoreCAM", "Grad-CAM", "HiResCAM"),
+    _choose("Compare", "one map", "with a method", "with another k"),
+    _choose("Photo", "multi: cow, suitcase, bowl", "astronaut"),
+    _type,
+    _channel,
+    _cancel,
+]
 
 
 # ---------------------------------------------------------------- without a kernel
@@ -260,6 +399,9 @@ def test_page_from_disk(exported, browser, capsys):
             page.keyboard.press("ArrowRight" if steps > 0 else "ArrowLeft")
         page.wait_for_timeout(300)
         worst = max(worst, compare(page, trace, prompt))
+    page.locator("#truth").check()
+    page.evaluate("setChannels(100)")
+    shot(page, "page", f"The page that needs no kernel; {WEIGHTS}.")
     before = page.evaluate("window.explorer.box")
     page.locator("#threshold").focus()
     page.keyboard.press("End")
@@ -267,7 +409,6 @@ def test_page_from_disk(exported, browser, capsys):
     assert page.evaluate("window.explorer.box") != before
     with capsys.disabled():
         print(f"\npage: {path.stat().st_size / 1e6:.2f} MB, largest difference {worst}/255")
-    shot(page, "page")
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert wrong == []
     context.close()
@@ -298,7 +439,7 @@ def test_three_visitors(browser, tmp_path, capsys):
         contexts = [browser.new_context(viewport={"width": 1280, "height": 900}) for _ in range(3)]
         pages = [context.new_page() for context in contexts]
         for page in pages:
-            page.set_default_timeout(90_000)
+            page.set_default_timeout(PATIENCE)
             page.goto(url, wait_until="commit")
         for page in pages:
             page.locator(STATE).filter(has_text="logit").first.wait_for()
@@ -310,7 +451,7 @@ def test_three_visitors(browser, tmp_path, capsys):
         for page, prompt in zip(pages, prompts, strict=True):
             page.locator(STATE).filter(has_text=f"“{prompt}”").first.wait_for()
         assert [p in text(page) for page, p in zip(pages, prompts, strict=True)] == [True] * 3
-        shot(pages[1], "app")
+        shot(pages[1], "app", f"The app, one of three visitors; {WEIGHTS}.")
         with capsys.disabled():
             print("\n" + memory(process.pid))
         for context in contexts:
@@ -321,8 +462,6 @@ def test_three_visitors(browser, tmp_path, capsys):
 
 def memory(pid):
     """What the engine and each kernel hold, in MB of their own."""
-    import psutil
-
     rows = []
     for child in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         line = " ".join(child.cmdline())

@@ -338,7 +338,7 @@ def test_no_images():
         choose([])
 
 
-def test_composer(resnet):
+def test_composer(resnet, tmp_path):
     composer = attack_composer(resnet)
     assert composer.wait(WAIT)
     assert composer.last_error is None
@@ -349,6 +349,8 @@ def test_composer(resnet):
     composer.x.value = 0.2
     assert composer.wait(WAIT)
     assert all(a != p.value for a, p in zip(before, composer.pictures, strict=True))
+    page = composer.export_html(tmp_path / "attack.html").read_text()
+    assert all(f'"text": "{gs.typography.TEMPLATE.format(n)}"' in page for n in ("apple", "iPod"))
     composer.word.value = ""
     assert composer.wait(WAIT)
     assert composer.last_error is None

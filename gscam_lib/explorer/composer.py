@@ -6,15 +6,18 @@ import html
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
 import traitlets
 
 from gscam_lib.clip import Model
+from gscam_lib.explorer.page import make_page
 from gscam_lib.explorer.panel import NARROW, STYLE, group, two_columns
+from gscam_lib.explorer.photos import Photo
 from gscam_lib.explorer.pictures import draw, png
-from gscam_lib.explorer.request import Cancelled, Stop
+from gscam_lib.explorer.request import Cancelled, Request, Stop
 from gscam_lib.explorer.worker import Worker
 from gscam_lib.heatmaps import heatmap
 from gscam_lib.scenes import BACKGROUNDS, NAMES, Look, compose
@@ -77,6 +80,14 @@ class ComposerEngine:
                 heat = heatmap(trace, TEMPLATE.format(name), k=min(k, len(trace.activations)))
                 maps[name] = png(draw(trace.image, heat.values, side=PICTURE))
             return Verdict(shares, k, png(plain), maps)
+
+    def page(self, attack: Attack) -> str:
+        """A self-contained page of this attack, in which k, threshold and both names move."""
+        names = dict.fromkeys(n for n in (attack.thing, attack.word.strip()) if n)
+        with self.lock:
+            trace = self._trace(attack)
+            request = Request("attack", tuple(TEMPLATE.format(name) for name in names))
+            return make_page(trace, request, Photo(" with a note: ".join(names), None, ""))
 
     def _trace(self, attack: Attack) -> Trace:
         if self._last is None or self._last[0] != attack:
@@ -186,6 +197,12 @@ class AttackComposer(widgets.VBox):  # type: ignore[misc]
                 k += STEP
 
         self._worker.submit(job)
+
+    def export_html(self, path: str | Path) -> Path:
+        """Write this attack as one page without a kernel; see `Explorer.export_html`."""
+        target = Path(path)
+        target.write_text(self._engine.page(self.attack()), encoding="utf-8")
+        return target
 
     def wait(self, timeout: float | None = 60) -> bool:
         """Wait until the newest attack is judged; False if that takes longer than `timeout`."""

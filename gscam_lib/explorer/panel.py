@@ -191,9 +191,11 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         self.ranked = widgets.HTML()
         self.faces = widgets.HTML()  # a style sheet: buttons of this explorer -> thumbnails
         self.strip = widgets.GridBox(
-            layout=widgets.Layout(grid_template_columns="repeat(auto-fill, 84px)", grid_gap="8px")
+            layout=widgets.Layout(
+                grid_template_columns="repeat(auto-fill, 84px)", grid_gap="8px", margin="4px"
+            )
         )
-        self.mask = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self.mask = widgets.Image(format="png", layout=widgets.Layout(max_width="300px", **WIDE))
         self.mask_note = widgets.HTML()
         self.mask_box = widgets.VBox([], layout=widgets.Layout(margin="10px 0 0 0", **WIDE))
         self.output = widgets.VBox([], layout=widgets.Layout(margin="10px 0 0 0", **WIDE))

@@ -12,7 +12,7 @@ COMPARE = ("none", "method", "k")
 
 def side_of(maps: int) -> int:
     """Pixels of the longer side of each map on the screen."""
-    return 560 if maps == 1 else 440 if maps == 2 else 300
+    return 440 if maps <= 2 else 300
 
 
 class Cancelled(Exception):  # noqa: N818 — nothing went wrong
