@@ -45,7 +45,7 @@ def use_style() -> None:
     plt.style.use(STYLE)
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
-        mpl.get_backend()  # the notebook's own backend sets its format first, then we ours
+        plt.switch_backend(mpl.get_backend())  # it sets its own format when it is loaded
         shell.display_formatter.formatters["image/png"].for_type(Figure, as_png)
 
 
