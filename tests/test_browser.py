@@ -252,14 +252,14 @@ def upload(page, path):
 
 
 def upload_and_break(page, tmp_path):
-    good, broken = tmp_path / "green.png", tmp_path / "broken.png"
-    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
-    Image.fromarray(noise).resize((320, 240)).save(good)
+    good, broken = tmp_path / "mine.png", tmp_path / "broken.png"
+    with Image.open(next(iter(gs.scenes.load("single"))).image) as scene:
+        scene.resize((320, 240)).save(good)
     broken.write_bytes(good.read_bytes()[:200])
     before = text(page)
     upload(page, good)
     changed(page, before)
-    assert control(page, "Photo").locator("select option:checked").inner_text() == "green.png"
+    assert control(page, "Photo").locator("select option:checked").inner_text() == "mine.png"
     upload(page, broken)
     page.locator(".gscam-error").filter(has_text="broken.png cannot be read").wait_for()
     shot(page, "broken_file", f"A broken upload is refused in place; {WEIGHTS}.")

@@ -127,7 +127,7 @@ class AttackComposer(widgets.VBox):  # type: ignore[misc]
             widgets.Dropdown, options=sorted(NAMES), value="apple", description="Object"
         )
         self.background = control(
-            widgets.Dropdown, options=list(BACKGROUNDS), description="Place",
+            widgets.Dropdown, options=list(BACKGROUNDS), description="Background",
         )  # fmt: skip
         self.scale = share("Its size", 0.6, 0.2)
         self.word = control(

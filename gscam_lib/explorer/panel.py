@@ -325,6 +325,8 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         self._typed = self._typed or self.prompts.value not in self._about.prompts.values()
         self._fold()
         self.output.children = ()  # of what was on the screen before
+        if self.last_error is not None:
+            self.message.value = ""
         try:
             request = self.request()
         except ValueError as error:
