@@ -400,7 +400,8 @@ def test_page_from_disk(exported, browser, capsys):
         page.wait_for_timeout(300)
         worst = max(worst, compare(page, trace, prompt))
     page.locator("#truth").check()
-    page.evaluate("setChannels(100)")
+    page.locator("#k").fill("40")
+    page.wait_for_timeout(300)
     shot(page, "page", f"The page that needs no kernel; {WEIGHTS}.")
     before = page.evaluate("window.explorer.box")
     page.locator("#threshold").focus()
@@ -451,7 +452,7 @@ def test_three_visitors(browser, tmp_path, capsys):
         for page, prompt in zip(pages, prompts, strict=True):
             page.locator(STATE).filter(has_text=f"“{prompt}”").first.wait_for()
         assert [p in text(page) for page, p in zip(pages, prompts, strict=True)] == [True] * 3
-        shot(pages[1], "app", f"The app, one of three visitors; {WEIGHTS}.")
+        shot(pages[0], "app", f"The app, one of three visitors; {WEIGHTS}.")
         with capsys.disabled():
             print("\n" + memory(process.pid))
         for context in contexts:

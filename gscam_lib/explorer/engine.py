@@ -200,9 +200,11 @@ class Engine:
             place, scored = early
             shown = [*shown[:place], (shown[place][0], "gscorecam", scored)]
         shares = trace.logits(request.prompts).softmax(0).tolist()
-        share = dict(zip(request.prompts, shares, strict=True))
+        share = dict(zip(request.prompts, shares, strict=True)) if len(shares) > 1 else {}
         side = side_of(request.maps)
-        findings = tuple(self._finding(request, trace, count, *s, share[s[0]], side) for s in shown)
+        findings = tuple(
+            self._finding(request, trace, count, *s, share.get(s[0]), side) for s in shown
+        )
         needed = sum(1 + self._cost(trace, m, self._k(trace, m, k)) for _, m, k in shown)
         channels = tuple(trace.ranking(request.prompts[0])[:THUMBNAILS].tolist())
         mask: bytes | None = None
@@ -222,7 +224,7 @@ class Engine:
 
     def _finding(
         self, request: Request, trace: Trace, count: _Count, prompt: str, method: str,
-        k: int | None, share: float, side: int,
+        k: int | None, share: float | None, side: int,
     ) -> Finding:  # fmt: skip
         used = self._k(trace, method, k)
         heat = self._heat(trace, (request.photo, prompt, method, used), count)

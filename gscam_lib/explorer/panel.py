@@ -572,9 +572,10 @@ def _numbered(ks: Sequence[int], channels: int) -> list[tuple[str, int]]:
 
 
 def _caption(f: Finding) -> str:
+    share = "" if f.probability is None else f" · {f.probability:.0%}"
     flat = " · flat" if f.flat else ""
     return (
-        f'<div class="gscam-caption"><b>“{html.escape(f.prompt)}”</b> · {f.probability:.0%}{flat}'
+        f'<div class="gscam-caption"><b>“{html.escape(f.prompt)}”</b>{share}{flat}'
         f"<br>{html.escape(f.caption)} · logit {f.logit:.2f}</div>"
     )
 

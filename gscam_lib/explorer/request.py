@@ -67,14 +67,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Finding:
-    """One map on the screen: its facts, and its picture as PNG bytes."""
+    """One map on the screen: its facts, and its picture as PNG bytes.
+
+    probability: among the prompts; None where there is but one.
+    """
 
     prompt: str
     method: str
     title: str
     k: int | None
     logit: float
-    probability: float
+    probability: float | None
     box: Box | None
     flat: bool
     png: bytes = field(repr=False)
@@ -106,10 +109,8 @@ class Answer:
         for f in self.findings:
             where = "flat map, no box" if f.box is None else "box {}, {} to {}, {}".format(*f.box)
             channels = f" with {f.k} of {self.total_channels} channels" if f.k else ""
-            lines.append(
-                f"“{f.prompt}”, {f.title}{channels}: logit {f.logit:.2f}, probability "
-                f"{f.probability:.0%}, {where}."
-            )
+            share = "" if f.probability is None else f", probability {f.probability:.0%}"
+            lines.append(f"“{f.prompt}”, {f.title}{channels}: logit {f.logit:.2f}{share}, {where}.")
         lines.append(
             f"{self.seconds:.2f} s, {self.passes} forward passes made, {self.saved} saved."
         )
