@@ -55,6 +55,7 @@ READING = Mixture(
     counts=(4, 3, 2, 1, 1),
 )  # fmt: skip
 NATURAL = Mixture(words_alone=0.12, labelled=0.3, counts=(4, 3, 2.5, 2, 1.5, 1))
+PLAIN = Mixture(words_alone=0.03, labelled=0.1, counts=(4, 3, 2.5, 2, 1.5, 1))
 CROWDED = Mixture(words_alone=0.04, labelled=0.25, counts=(2, 2, 3, 3, 2, 1.5))
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -87,8 +88,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Stage("objects-96", 96, 76_800, OBJECTS, 5e-3, 2e-3, reads=False),
                 Stage("reading-128", 128, 28_800, READING, 4e-3, 1e-3),
                 Stage("natural-160", 160, 33_600, NATURAL, 2.5e-3, 2e-5),
+                Stage("plain-160", 160, 21_120, PLAIN, 2e-3, 2e-5),
             ),
             teacher="mini-rn",
+            note=(
+                "Its\nattention starts as Trockman and Kolter (ICML 2023) propose for small ViTs. "
+                "The stage for reading\nwas short, and it hardly reads (words alone, below): "
+                "typographic attacks are for mini-rn."
+            ),
         ),
     }
 )  # fmt: skip
