@@ -324,7 +324,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         """Ask for what the controls say; what was asked before is given up."""
         self._typed = self._typed or self.prompts.value not in self._about.prompts.values()
         self._fold()
-        self.output.children = ()  # of what was on the screen before
+        self._put_out()  # what is there is of what was on the screen before
         if self.last_error is not None:
             self.message.value = ""
         try:
@@ -426,9 +426,7 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         if len(self.pictures) == count:
             return
         for panel in self.stage.children:
-            for part in panel.children:
-                part.close()
-            panel.close()
+            discard(panel)
         width = side_of(count)
         self.pictures = [
             widgets.Image(
@@ -515,17 +513,22 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
             code, layout=widgets.Layout(width="auto", height=f"{20 * code.count(chr(10)) + 50}px")
         )
         copy = widgets.HTML(_copy_button(code))
-        self.output.children = (copy, area)
+        self._put_out(copy, area)
 
     def _show_figure(self) -> None:
-        self.output.children = (widgets.HTML(_link("explorer.png", "image/png", self.figure())),)
+        self._put_out(widgets.HTML(_link("explorer.png", "image/png", self.figure())))
+
+    def _put_out(self, *children: widgets.Widget) -> None:
+        gone, self.output.children = self.output.children, children
+        for widget in gone:
+            discard(widget)
 
     def _page_wanted(self) -> None:
         def job(stop: Stop) -> None:
             try:
                 page = self._engine.page(self.request(), stop, self._reporter(stop, 1))
                 link = _link("explorer.html", "text/html", page.encode())
-                self.output.children = (widgets.HTML(link),)
+                self._put_out(widgets.HTML(link))
             finally:
                 self._ended(stop)
 
@@ -535,6 +538,16 @@ class Explorer(widgets.VBox):  # type: ignore[misc]
         """Stop the work and leave the page."""
         self._worker.cancel()
         super().close()
+
+
+def discard(widget: widgets.Widget) -> None:
+    """Close a widget and all it is made of: ipywidgets keeps each one until it is closed."""
+    for child in getattr(widget, "children", ()):
+        discard(child)
+    for part in (widget.layout, getattr(widget, "style", None)):
+        if part is not None:
+            part.close()
+    widget.close()
 
 
 def _row(*children: widgets.Widget) -> widgets.HBox:
