@@ -75,7 +75,7 @@ def test_a_thousand_faults(world, tmp_path, monkeypatch):
         write(*args, **options)
 
     monkeypatch.setattr(parts.pq, "write_table", fills_up)
-    monkeypatch.setattr(parts, "SECONDS", 0.05)
+    monkeypatch.setattr(parts, "SECONDS", -1.0)  # a part for every row
     run = tmp_path / "run"
     writers = [  # both on one folder at once; the second does again a half of what the first does
         threading.Thread(

@@ -81,7 +81,7 @@ def test_no_hooks_are_left_even_after_an_exception(vit, photo, monkeypatch):
 
     before = hooks()
     trace = vit.trace(photo)
-    monkeypatch.setattr(Model, "encode_pixels", lambda *a: 1 / 0)
+    monkeypatch.setattr(Model, "encode_pixels", lambda *a, **how: 1 / 0)
     for run in (
         lambda: trace.attention,
         lambda: trace.keep_outputs([vit.network.visual.ln_post]),
@@ -152,7 +152,7 @@ def test_one_pass_serves_all_of_them(vit, photo, monkeypatch):
     trace = vit.trace(photo)
     calls = []
     encode = Model.encode_pixels
-    monkeypatch.setattr(Model, "encode_pixels", lambda *a: calls.append(1) or encode(*a))
+    monkeypatch.setattr(Model, "encode_pixels", lambda *a, **how: calls.append(1) or encode(*a))
     for method in (
         "hilacam",
         "rollout",

@@ -105,7 +105,7 @@ def test_passes_through_the_network_serve_every_prompt(trace, monkeypatch, metho
 def test_masks_are_never_all_there_at_once(trace, monkeypatch):
     sizes = []
     embed = trace._embed
-    monkeypatch.setattr(trace, "_embed", lambda x: sizes.append(len(x)) or embed(x))
+    monkeypatch.setattr(trace, "_embed", lambda x, **how: sizes.append(len(x)) or embed(x))
     gs.METHODS["rise"](trace, PROMPT, masks=70)
     gs.METHODS["groupcam"](trace, PROMPT)
     assert max(sizes) <= 16

@@ -93,8 +93,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             teacher="mini-rn",
             note=(
                 "Its\nattention starts as Trockman and Kolter (ICML 2023) propose for small ViTs. "
-                "The stage for reading\nwas short, and it hardly reads (words alone, below): "
-                "typographic attacks are for mini-rn."
+                "The stage for reading\nwas stopped early, at a rate of 0.0023, and it hardly "
+                "reads (words alone, below): typographic\nattacks are for mini-rn."
             ),
         ),
     }

@@ -209,8 +209,8 @@ def draw_curve(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 TEACHING = (
-    " The text tower starts as {teacher}'s, and {weight:g} times the cosine\n"
-    "distance to {teacher}'s embedding of the image is added."
+    " The text tower\nstarts as {teacher}'s, and {weight:g} times the cosine distance to "
+    "{teacher}'s embedding of the image is\nadded."
 )
 CARD = """# {name}
 
