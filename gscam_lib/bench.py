@@ -454,9 +454,11 @@ def report(out: Path = figures.FOLDER, *, quick: bool = False,
            models: Sequence[str] = MODELS) -> str:  # fmt: skip
     """Run everything and write bench.json, bench.md and bench.png into a folder.
 
-    quick: one round and two points, to see that it runs. Returns the Markdown.
+    quick: one round and two points, to see that it runs; models: what is measured now, beside what
+    the folder's bench.json has of other weights. Returns the Markdown.
     """
     rows, grown = run(models, *((1, 2) if quick else (3, 4)))
+    rows, grown = _with_earlier(out / "bench.json", models, rows, grown)
     lines = ["# Benchmarks", "", "Made by `make bench`.", "", machine(), "",
              "| what | weights | ours | against | value | target | met |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
@@ -472,7 +474,18 @@ def report(out: Path = figures.FOLDER, *, quick: bool = False,
         caption = (
             "Seconds of gScoreCAM (of ScoreCAM at several layers, for C) against k, the number of "
             "channels, prompts and pixels, with straight lines fitted. Weights: "
-            f"{', '.join(models)}. {machine()}"
+            f"{', '.join(grown)}. {machine()}"
         )
         figures.save(draw(grown), "bench", caption, folder=out)
     return text
+
+
+def _with_earlier(file: Path, models: Sequence[str], rows: list[Row], grown: dict[str, Any]
+                  ) -> tuple[list[Row], dict[str, Any]]:  # fmt: skip
+    """What a file has of other weights, on the same kind of machine, and what was measured now."""
+    earlier = json.loads(file.read_text()) if file.is_file() else {"machine": None}
+    if earlier["machine"] != machine():
+        return rows, grown
+    kept = [Row(**r) for r in earlier["rows"] if r["model"].split(" ")[0] not in (*models, "")]
+    curves = {m: c for m, c in earlier["scaling"].items() if m.split(" ")[0] not in models}
+    return kept + rows, curves | grown

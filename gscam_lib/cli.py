@@ -378,12 +378,15 @@ def bench(
         Path | None, typer.Option("-o", "--out", help="Folder; figures/ unless given.")
     ] = None,
     quick: Annotated[bool, typer.Option(help="One round, to see that it runs.")] = False,
+    models: Annotated[
+        str, typer.Option(help="Comma-separated; what the folder has of others is kept.")
+    ] = "mini-rn,RN50/random",
 ) -> None:
-    """Time the library beside bare forward passes and other packages; takes some minutes."""
+    """Time the library beside bare forward passes and other packages; takes half an hour."""
     from gscam_lib.bench import report
     from gscam_lib.figures import FOLDER
 
-    typer.echo(report(out or FOLDER, quick=quick))
+    typer.echo(report(out or FOLDER, quick=quick, models=models.split(",")))
 
 
 @app.command()

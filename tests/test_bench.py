@@ -49,6 +49,11 @@ def test_a_quick_report_has_every_row(tmp_path, monkeypatch):
     assert set(content["scaling"]["tiny"]) == {"k", "C", "P", "megapixels of the photo"}
     assert (tmp_path / "bench.md").read_text() == text
     assert (tmp_path / "bench.png").stat().st_size > 10_000
+    model.name = "other"
+    bench.report(tmp_path, quick=True, models=("other",))
+    both = json.loads((tmp_path / "bench.json").read_text())
+    assert set(both["scaling"]) == {"tiny", "other"}
+    assert len(both["rows"]) == 2 * (len(content["rows"]) - 2) + 2  # importing has no weights
     monkeypatch.setattr(bench, "paper_k", lambda channels: 3)
     monkeypatch.setattr(bench, "COCO_PAIRS", 1_000_000)
     assert "| 4.00 million |" in plan()
