@@ -42,6 +42,7 @@ lint: $(READY)
 
 bench: $(READY)  ## time the library against plain ways to do the same
 	$(BIN)/gscam bench
+	$(BIN)/python -m gscam_lib.book index
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -40,7 +40,7 @@ DEFAULT_MODEL = "photo-lite"
 CONFIG = "open_clip_config.json"
 LayerLike: TypeAlias = str | int | nn.Module
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-BATCH_SIZE = (16, 256)  # on CPUs, where larger batches leave the cache; on GPUs
+BATCH_SIZE = (8, 256)  # on CPUs, where larger batches leave the cache; on GPUs
 
 
 # ---------------------------------------------------------------- layers

@@ -164,7 +164,7 @@ def test_costs_are_what_a_run_takes(resnet, photo, monkeypatch):
         ("sscam", {"samples": 2}, 1 + 2 * 32),
         ("groupcam", {"groups": 7}, 2 + 7),
         ("rise", {"masks": 20}, 1 + 20),
-        ("ablationcam", {}, 1 + 32 / 16),
+        ("ablationcam", {}, 1 + 32 / 8),
         ("gradcam", {}, 1),
         ("fullgrad", {}, 2),
     ):

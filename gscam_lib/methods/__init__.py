@@ -31,7 +31,7 @@ _ENTRIES = (
     ),
     Method(
         "ablationcam", perturbation.ablationcam, "Ablation-CAM", "perturbation",
-        "Desai and Ramaswamy, WACV", 2020, "1 + C / 16, and C from the layer on",
+        "Desai and Ramaswamy, WACV", 2020, "1 + C / 8, and C from the layer on",
     ),
     Method(
         "gradcam", gradient.gradcam, "Grad-CAM", "gradient",
