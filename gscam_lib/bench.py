@@ -98,8 +98,8 @@ def plain_forward(model: Model, images: Tensor, size: int) -> None:
 def naive(model: Model, image: Any, prompt: str, k: int) -> Tensor:
     """gScoreCAM as the paper's released code goes about it, from METHODS.md: nothing is kept.
 
-    Every call runs the photo again, makes all masked copies before the first is scored, and
-    encodes the prompt anew for every batch.
+    Every call runs the photo again, masks it by all C channels before it takes the k, and encodes
+    the prompt anew for every batch.
     """
     trace = Trace(model, Image.fromarray(image), model.layer)
     tokens = model.tokenizer([prompt], context_length=model.network.context_length)
@@ -108,7 +108,8 @@ def naive(model: Model, image: Any, prompt: str, k: int) -> Tensor:
     score = model.logit_scale * (trace._embedding @ text.T)[0, 0]
     (gradient,) = torch.autograd.grad(score, trace._output)
     chosen = gradient[0].mean((1, 2)).argsort(descending=True)[:k]
-    copies = trace.pixels * trace.masks(chosen)[:, None]
+    every = trace.masks(torch.arange(len(trace.activations)))
+    copies = (trace.pixels * every[:, None])[chosen]
     scores = torch.zeros(len(trace.activations), device=model.device)
     found = []
     with torch.no_grad():
