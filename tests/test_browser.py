@@ -96,7 +96,7 @@ def closed(lab, page):
 @pytest.fixture
 def notebook(lab, page):
     opened(lab, page, "live")
-    page.locator(STATE).filter(has_text="logit").first.wait_for()
+    answered(page)
     settle(page)
     yield page
     closed(lab, page)
@@ -105,14 +105,26 @@ def notebook(lab, page):
 def run_cell(page, place=0):
     """Shift+Enter in a cell, again until it runs: a kernel just started drops requests."""
     prompt = page.locator(".jp-Notebook .jp-InputPrompt").nth(place)
+    question = page.locator(".jp-Dialog .jp-mod-accept")  # such as: which kernel?
     for _ in range(20):
-        page.locator(".jp-Notebook .cm-content").nth(place).click()
+        if question.count():
+            question.first.click()
+        page.locator(".jp-Notebook .cm-content").nth(place).focus()
         page.keyboard.press("Shift+Enter")
-        for _ in range(30):
-            if re.search(r"[*\d]", prompt.inner_text()):
-                return
-            page.wait_for_timeout(100)
+        page.wait_for_timeout(1000)
+        while "*" in prompt.inner_text():
+            page.wait_for_timeout(200)
+        if re.search(r"\d", prompt.inner_text()):
+            return
+        page.wait_for_timeout(2000)
     raise AssertionError("the cell did not run")
+
+
+def answered(page):
+    """Wait for the first map; what went wrong instead is said."""
+    wrong = page.locator(".gscam-error, .jp-OutputArea [data-mime-type$=error]")
+    page.locator(STATE).filter(has_text="logit").or_(wrong).first.wait_for()
+    assert wrong.all_inner_texts() == []
 
 
 def text(page):
@@ -195,10 +207,22 @@ def test_lab(notebook, model, tmp_path, capsys):
     agrees(page, model, "zebra")
     latency(page, handle, capsys)
 
+    comparison(page)
     prompts_and_channel(page)
     upload_and_break(page, tmp_path)
     cancel(page)
     code(page)
+
+
+def comparison(page):
+    select = control(page, "Compare").locator("select")
+    for label, expected in {"with a method": "Grad-CAM", "one map": "gScoreCAM"}.items():
+        before = text(page)
+        select.select_option(label=label)
+        changed(page, before)
+        assert f", {expected}" in text(page)
+        if expected == "Grad-CAM":
+            shot(page, "compare", f"Two methods side by side; {WEIGHTS}.")
 
 
 def prompts_and_channel(page):
