@@ -31,7 +31,7 @@ app: $(READY)  ## serve the explorer to a classroom; APP='--ip 0.0.0.0 --model p
 test: lint  ## the whole test suite, with coverage
 	$(BIN)/python -m pytest --cov=gscam_lib --cov-report=term-missing:skip-covered
 
-soak: $(READY)  ## half an hour of random interactions in a browser: memory, errors
+soak: $(READY)  ## 1,000 random interactions in a browser: memory, errors
 	GSCAM_SOAK=1000 $(BIN)/python -m pytest tests/test_browser.py -k 'soak and on'
 
 lint: $(READY)
