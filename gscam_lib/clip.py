@@ -381,6 +381,12 @@ class Model:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run parts of the network: in eval mode, one thread at a time, its hooks alone in it."""
+        with self.lock, evaluating(self.network):
+            yield
+
     def encode_pixels(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
         """Embed (B, 3, S, S) preprocessed images: (B, D), unit length, fp32.
 
@@ -391,7 +397,7 @@ class Model:
         dtype = PRECISIONS[self.precision]
         enabled = dtype is not torch.float32
         cast = torch.autocast(self.device.type, dtype, enabled=enabled)
-        with self.lock, evaluating(self.network), cast:
+        with self.running(), cast:
             features: Tensor = encode(pixels)
         return nn.functional.normalize(features.float(), dim=-1)
 
@@ -400,7 +406,7 @@ class Model:
         new = [p for p in dict.fromkeys(map(check_prompt, prompts)) if p not in self._text]
         if new:
             tokens = self._tokenize(new).to(self.device)
-            with torch.no_grad(), evaluating(self.network):
+            with torch.no_grad(), self.running():
                 features = nn.functional.normalize(self.network.encode_text(tokens), dim=-1)
             self._text.update(zip(new, features, strict=True))
         return torch.stack([self._text[p] for p in prompts])

@@ -443,7 +443,7 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 # ---------------------------------------------------------------- in a worker
 
 
-_TURN = Lock()  # hooks belong to the model: two threads must not trace at once
+_LOADING = Lock()  # so that threads which start together load one model
 
 
 @lru_cache(maxsize=1)
@@ -461,10 +461,10 @@ def _evaluate_shard(
     preset: str | Preset,
     retry: bool,
 ) -> int:
-    with _TURN:
+    with _LOADING:
         model = _loaded(model_name)
-        how: dict[str, Any] = {"k": k, "preset": preset, "shard": shard, "retry": retry}
-        return len(evaluate(model, dataset, methods, out=out, **how))
+    how: dict[str, Any] = {"k": k, "preset": preset, "shard": shard, "retry": retry}
+    return len(evaluate(model, dataset, methods, out=out, **how))
 
 
 def _failure(job: Any) -> BaseException | None:

@@ -1,6 +1,7 @@
 """methods/attention.py against a ViT run by hand (tests/naive.py) and stated identities."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import naive
 import numpy as np
@@ -90,6 +91,20 @@ def test_no_hooks_are_left_even_after_an_exception(vit, photo, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             run()
         assert hooks() == before
+
+
+def test_threads_share_a_model(vit, photo):
+    """What one runs of the network must not go through the hooks of another's trace."""
+    names = ["gem", "sclip", "maskclip", "legrad", "hilacam"]
+    expected = {name: gs.METHODS[name](vit.trace(photo), PROMPT) for name in names}
+
+    def work(name):
+        return name, [gs.METHODS[name](vit.trace(photo), PROMPT) for _ in range(6)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for name, found in pool.map(work, names * 4):
+            for values in found:
+                torch.testing.assert_close(values, expected[name], msg=name)
 
 
 # ---------------------------------------------------------------- attention and its gradients

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gscam_lib.clip import evaluating
 from gscam_lib.methods.perturbation import lifted
 from gscam_lib.methods.score import check_count
 from gscam_lib.prompts import Prompt
@@ -66,7 +65,7 @@ def legrad(trace: Trace, prompt: Prompt) -> Tensor:
     """
     total = torch.zeros_like(trace.attention[0].attention[0, 0])
     for seen in trace.attention:
-        with torch.enable_grad(), evaluating(trace.model.network):
+        with torch.enable_grad(), trace.model.running():
             feature = F.normalize(trace.vit.head(seen.output.mean(0, keepdim=True)), dim=-1)
             score = trace.model.scores(feature, prompt)[0]
         (gradient,) = gradients(score, [seen.attention])
@@ -119,7 +118,7 @@ def _alone(trace: Trace) -> Tensor:
         places = last.flatten(1).T
         features = visual.attnpool.c_proj(visual.attnpool.v_proj(places))
     else:
-        with evaluating(visual):
+        with trace.model.running():
             last = visual.trunk.forward_features(trace.pixels[None])[0]
             places = last.flatten(1).T
             features = visual.head(visual.trunk.forward_head(places[:, :, None, None]))
@@ -214,14 +213,16 @@ def _by_values(trace: Trace, blocks: int) -> Tensor:
 
 @torch.no_grad()
 def _last_block(trace: Trace, mix: Mix) -> Tensor:
-    with evaluating(trace.model.network):
-        return _patches(trace, last_block(trace.vit, trace.attention, mix))
+    vit, attention = trace.vit, trace.attention  # before the lock, which they take too
+    with trace.model.running():
+        return _patches(trace, last_block(vit, attention, mix))
 
 
 @torch.no_grad()
 def _second_path(trace: Trace, mix: Mix, blocks: int) -> Tensor:
-    with evaluating(trace.model.network):
-        return _patches(trace, second_path(trace.vit, trace.attention, mix, blocks))
+    vit, attention = trace.vit, trace.attention
+    with trace.model.running():
+        return _patches(trace, second_path(vit, attention, mix, blocks))
 
 
 def _patches(trace: Trace, tokens: Tensor) -> Tensor:
