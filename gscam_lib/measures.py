@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from PIL import Image
 from tqdm.auto import tqdm
 
 from gscam_lib import faithfulness, metrics
@@ -35,6 +36,7 @@ SCHEMA = pa.schema(
 )
 KEY = ["source", "image_id", "category", "prompt", "method", "options", "measure"]
 BINS = 200  # of pixel counts
+SIDE = 224  # of the maps on which MaxBoxAcc looks for boxes
 Variants: TypeAlias = Sequence[str] | Mapping[str, Mapping[str, Any]]
 
 
@@ -106,9 +108,16 @@ class Seen:
         return [float(n) for n in counts.ravel()]
 
     def ious(self, **options: Any) -> list[float]:
-        """Best IoU at each of `metrics.THRESHOLDS`."""
-        found = metrics.ious_at_thresholds(self.heat.values, self.example.boxes, **options)
-        return [float(x) for x in found]
+        """Best IoU at each of `metrics.THRESHOLDS`, map and boxes brought to 224 × 224 pixels.
+
+        So does the protocol of MaxBoxAcc (Choe et al. 2020), whatever the photo's size.
+        """
+        height, width = self.heat.values.shape
+        image = Image.fromarray(np.asarray(self.heat.values, dtype=np.float32))
+        small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        scale = np.array([SIDE / width, SIDE / height] * 2)
+        boxes = [tuple(scale * box) for box in self.example.boxes]
+        return [float(x) for x in metrics.ious_at_thresholds(small, boxes, **options)]
 
 
 MEASURES: dict[str, Callable[[Seen], list[float] | None]] = {

@@ -1,6 +1,7 @@
 """bench.py: it runs, it writes what it says, and what it is held against computes the same."""
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_a_quick_report_has_every_row(tmp_path, monkeypatch):
     text = bench.report(tmp_path, quick=True, models=("tiny",))
     content = json.loads((tmp_path / "bench.json").read_text())
     assert [row["met"] for row in content["rows"]].count(None) < len(content["rows"])
-    assert len(content["rows"]) == 2 + 1 + 2 + 1 + 1 + 3 + 2
+    assert len(content["rows"]) == 2 + 2 + 1 + 2 + 1 + 3 + 2
     assert set(content["scaling"]["tiny"]) == {"k", "C", "P", "megapixels of the photo"}
     assert (tmp_path / "bench.md").read_text() == text
     assert (tmp_path / "bench.png").stat().st_size > 10_000
@@ -70,5 +71,6 @@ def test_the_highest_memory_is_seen():
 
 def test_peak_memory_is_measured():
     row = bench.memory_row("mini-rn")
-    assert row.value > 0
     assert row.ours.endswith("MiB")
+    if sys.platform == "linux":  # elsewhere freed memory may seem to be in use
+        assert 0.9 < row.value < 1.3, f"gScoreCAM needs {row.ours}, plain batches {row.against}"
