@@ -28,6 +28,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gscam_lib.folded import folded
 from gscam_lib.paths import CACHE, MODELS
 from gscam_lib.photo import Geometry, ImageLike, load_photo
 from gscam_lib.prompts import Knowledge, Prompt, as_target, check_prompt, unknown_words
@@ -249,7 +250,8 @@ class Model:
                 f"Got precision={precision!r}; expected one of {', '.join(PRECISIONS)}."
             )
         self.precision = precision
-        self._fast: Any = torch.compile(network.encode_image) if compiled else None
+        self._compiled = compiled
+        self._quick: tuple[list[tuple[int, int]], Any, Any] | None = None
         self.lock = threading.RLock()  # hooks belong to the network: one thread at a time
         self.network: Any = network  # open_clip's classes say nothing of their attributes
         self.tokenizer = tokenizer
@@ -390,16 +392,39 @@ class Model:
     def encode_pixels(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
         """Embed (B, 3, S, S) preprocessed images: (B, D), unit length, fp32.
 
-        fast: run the compiled tower, where the model was loaded with compile=True. Hooks and
+        fast: run `quick_tower`, compiled where the model was loaded with compile=True. Hooks and
         gradients need the other one.
         """
-        encode = self._fast if fast and self._fast is not None else self.network.encode_image
+        encode = self._encode_quickly() if fast else self.network.encode_image
         dtype = PRECISIONS[self.precision]
         enabled = dtype is not torch.float32
         cast = torch.autocast(self.device.type, dtype, enabled=enabled)
         with self.running(), cast:
             features: Tensor = encode(pixels)
         return nn.functional.normalize(features.float(), dim=-1)
+
+    @property
+    def quick_tower(self) -> nn.Module:
+        """What embeds masked copies: the image tower, `folded` where that is possible.
+
+        Weights changed in place (training, loading) are noticed, and it is made anew.
+        """
+        self._encode_quickly()
+        assert self._quick is not None
+        tower: nn.Module = self._quick[1]
+        return tower
+
+    def _encode_quickly(self) -> Any:
+        visual = self.network.visual
+        tensors = (*visual.parameters(), *visual.buffers())
+        versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+        if self._quick is None or self._quick[0] != versions:
+            with self.running():
+                network: Any = folded(self.network)
+            encode = network.encode_image
+            encode = torch.compile(encode) if self._compiled else encode
+            self._quick = versions, network.visual, encode
+        return self._quick[2]
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Embed sentences: (P, D), unit length; each is encoded once in a model's life."""

@@ -141,13 +141,15 @@ class Engine:
             if stop():
                 raise Cancelled
         count = _Count(stop, report, self.limit_s)
-        handle = self.model.network.visual.register_forward_pre_hook(count)
+        towers = {self.model.network.visual, self.model.quick_tower}
+        handles = [tower.register_forward_pre_hook(count) for tower in towers]
         try:
             if stop():
                 raise Cancelled
             yield count
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
             if count.passes:
                 _trim()
             self.lock.release()
