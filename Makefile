@@ -28,8 +28,11 @@ lab: $(READY)  ## open the notebooks
 app: $(READY)  ## serve the explorer to a classroom; APP='--ip 0.0.0.0 --model photo-lite' for more
 	$(BIN)/python -m gscam_lib.explorer.app $(APP)
 
-test: lint  ## the whole test suite, with coverage
-	$(BIN)/python -m pytest --cov=gscam_lib --cov-report=term-missing:skip-covered
+test: lint  ## the whole test suite, with coverage; what is timed in a browser runs alone
+	$(BIN)/python -m pytest --ignore=tests/test_browser.py --numprocesses=auto --maxprocesses=4 \
+	    --dist=worksteal --cov=gscam_lib --cov-report=
+	$(BIN)/python -m pytest tests/test_browser.py --cov=gscam_lib --cov-append \
+	    --cov-report=term-missing:skip-covered
 
 soak: $(READY)  ## 1,000 random interactions in a browser: memory, errors
 	GSCAM_SOAK=1000 $(BIN)/python -m pytest tests/test_browser.py -k 'soak and on'
