@@ -43,6 +43,11 @@ def tiny_clip(tower: str) -> gs.Model:
     return gs.Model(network.eval(), open_clip.SimpleTokenizer(), name=f"tiny-{tower}")
 
 
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so that two workers end together."""
+    items.sort(key=lambda item: not item.name.startswith("test_notebook_runs"))
+
+
 @pytest.fixture(scope="session", params=TOWERS)
 def model(request):
     return tiny_clip(request.param)
