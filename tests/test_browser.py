@@ -26,6 +26,7 @@ CODE = f"import gscam_lib as gs\nexplorer = gs.explore(gs.load_model({MODEL!r}))
 COMPOSER = "from gscam_lib.explorer import attack_composer\nattack_composer('mini-rn')"
 ASK = "print('last error:', explorer.last_error)"
 INTERACTIONS = int(os.environ.get("GSCAM_SOAK", "25"))
+WARMING = 3  # rounds of all actions before memory is looked at
 PATIENCE = 300_000  # milliseconds: a busy machine is slow, not wrong
 WEIGHTS = f"weights: {MODEL}, scenes of the miniature world"
 STATE = ".gscam-explorer .gscam-state"
@@ -327,22 +328,24 @@ def test_soak(lab, notebook, capsys):
         for child in psutil.Process(lab.pid).children(recursive=True)
         if any(kernel in part for part in child.cmdline())
     )
-    for action in ACTIONS:  # what is kept is filled, so that growth is growth
+    for action in WARMING * ACTIONS:  # what is kept is filled, so that growth is growth
         action(page, chance)
         settle(page)
-    started = process.memory_full_info().uss
+    used = [process.memory_full_info().uss / 1e6]
     for i in range(INTERACTIONS):
         chance.choice(ACTIONS)(page, chance)
         page.wait_for_timeout(chance.choice([10, 100, 400]))
-        if i % 10 == 9:
+        if i % 10 == 9 or i == INTERACTIONS - 1:
             settle(page)
-    settle(page)
-    grown = (process.memory_full_info().uss - started) / 1e6
+        if 10 * (i + 1) // INTERACTIONS > 10 * i // INTERACTIONS:  # a tenth is done
+            used.append(process.memory_full_info().uss / 1e6)
+    growth = [round(u - used[0]) for u in used[1:]]
     run_cell(page, 1)
     page.get_by_text("last error: None").wait_for()
     with capsys.disabled():
-        print(f"\nsoak: {INTERACTIONS} interactions, {grown:+.0f} MB, kernel {process.status()}")
-    assert grown < 50
+        print(f"\nsoak: {INTERACTIONS} interactions, MB more after each tenth: {growth}, kernel "
+              f"{process.status()}")  # fmt: skip
+    assert growth[-1] < 50
 
 
 def _slide(label):
