@@ -26,7 +26,7 @@ CODE = f"import gscam_lib as gs\nexplorer = gs.explore(gs.load_model({MODEL!r}))
 COMPOSER = "from gscam_lib.explorer import attack_composer\nattack_composer('mini-rn')"
 ASK = "print('last error:', explorer.last_error)"
 INTERACTIONS = int(os.environ.get("GSCAM_SOAK", "25"))
-WARMING = 3  # rounds of all actions before memory is looked at
+PHOTOS = ["multi: cow, suitcase, bowl", "astronaut"]  # of the soak
 PATIENCE = 300_000  # milliseconds: a busy machine is slow, not wrong
 WEIGHTS = f"weights: {MODEL}, scenes of the miniature world"
 STATE = ".gscam-explorer .gscam-state"
@@ -328,9 +328,11 @@ def test_soak(lab, notebook, capsys):
         for child in psutil.Process(lab.pid).children(recursive=True)
         if any(kernel in part for part in child.cmdline())
     )
-    for action in WARMING * ACTIONS:  # what is kept is filled, so that growth is growth
-        action(page, chance)
-        settle(page)
+    for photo in 2 * PHOTOS:  # what is kept is filled, so that growth is growth
+        _choose("Photo", photo)(page, chance)
+        for action in ACTIONS:
+            action(page, chance)
+            settle(page)
     used = [process.memory_full_info().uss / 1e6]
     for i in range(INTERACTIONS):
         chance.choice(ACTIONS)(page, chance)
@@ -391,7 +393,7 @@ ACTIONS = [
     *map(_press, ["Box", "Contour", "True boxes", "Copy as code", "Save figure"]),
     _choose("Method", "gScoreCAM", "Grad-CAM", "HiResCAM"),
     _choose("Compare", "one map", "with a method", "with another k"),
-    _choose("Photo", "multi: cow, suitcase, bowl", "astronaut"),
+    _choose("Photo", *PHOTOS),
     _type,
     _channel,
     _cancel,
