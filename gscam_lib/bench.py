@@ -6,6 +6,7 @@ What is compared runs in one process, in turn, so that a noisy machine is noisy 
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import platform
 import statistics
@@ -271,6 +272,7 @@ def highest(job: Callable[[], object], device: str = "cpu") -> float:
         before = torch.cuda.memory_allocated()
         job()
         return float(torch.cuda.max_memory_allocated() - before) / 2**20
+    gc.collect()  # garbage collected while the job runs would hide what it takes
     resident, done = psutil.Process().memory_info, Event()
     before = most = resident().rss
 
