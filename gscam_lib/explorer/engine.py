@@ -37,6 +37,7 @@ SCORED = ("gscorecam", "scorecam")
 STEP = 8  # copies of a photo in one batch: a batch cannot be stopped
 THUMBNAILS, THUMBNAIL, MASK = 12, 84, 300  # how many, and pixels of their sides
 PERIOD = 0.25  # seconds between maps that sharpen
+REST = 0.5  # seconds without a request after which freed memory goes back
 
 
 class TimeLimitError(ValueError):
@@ -60,6 +61,7 @@ class Engine:
         self._traces: OrderedDict[str, Trace] = OrderedDict()
         self._heats: OrderedDict[tuple[str, str, str, int | None], Heatmap] = OrderedDict()
         self._needed: dict[str, int] = {}
+        self._rest = threading.Timer(REST, _trim)
 
     def about(self) -> About:
         """What there is to choose from."""
@@ -140,6 +142,7 @@ class Engine:
         while not self.lock.acquire(timeout=0.05):
             if stop():
                 raise Cancelled
+        self._rest.cancel()
         count = _Count(stop, report, self.limit_s)
         towers = {self.model.network.visual, self.model.quick_tower}
         handles = [tower.register_forward_pre_hook(count) for tower in towers]
@@ -150,8 +153,9 @@ class Engine:
         finally:
             for handle in handles:
                 handle.remove()
-            if count.passes:
-                _trim()
+            self._rest = threading.Timer(REST, _trim)
+            self._rest.daemon = True
+            self._rest.start()
             self.lock.release()
 
     def _score(
@@ -270,7 +274,7 @@ def _maps(request: Request) -> list[tuple[str, str, int | None]]:
 
 
 def _trim() -> None:
-    """Give freed memory back, where the C library can: hundreds of passes leave 0.2 MB each."""
+    """Give freed memory back, where the C library can; passes and pictures leave 60 MB and more."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
