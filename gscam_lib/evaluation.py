@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm.auto import tqdm
 
 from gscam_lib import __version__, metrics
@@ -85,6 +86,7 @@ def evaluate(
     shard: tuple[int, int] = (0, 1),
     retry: bool = False,
     progress: bool = False,
+    trace: Callable[[Image.Image], Trace] | None = None,
 ) -> pd.DataFrame:
     """Localize every example with every method: one row for each pair, in the order of the data.
 
@@ -98,7 +100,8 @@ def evaluate(
     preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a folder; rows
     are kept there as they come, and a later call with the same arguments goes on where this one
     ended; retry: and does the rows with errors again. shard: (i, n), do the i-th of n parts of the
-    images. Raises ValueError for bad arguments and for a folder that holds another run.
+    images. trace: makes the trace of a photo, None for `model.trace`. Raises ValueError for bad
+    arguments and for a folder that holds another run.
     """
     preset = find_preset(preset)
     if not 0 <= shard[0] < shard[1]:
@@ -120,7 +123,7 @@ def evaluate(
         ) as bar,
         parts,
     ):  # fmt: skip
-        for pack in _packs(asked, still):
+        for pack in _packs(asked, still, trace or model.trace):
             _share_batches(pack, k)
             for row in _rows(pack, preset):
                 errors += row["error"] is not None
@@ -306,11 +309,13 @@ class _Seen:
         return sum(row["k"] for row, _ in self.rows if row["method"] == "gscorecam")
 
 
-def _packs(asked: _Questions, groups: list[Group]) -> Iterator[list[_Seen]]:
+def _packs(
+    asked: _Questions, groups: list[Group], look: Callable[[Image.Image], Trace]
+) -> Iterator[list[_Seen]]:
     """Photos, traced, in packs whose masked copies fill a batch."""
     pack: list[_Seen] = []
     for group, photo in _photos(groups):
-        trace = photo if isinstance(photo, Exception) else _trace(asked.model, photo)
+        trace = photo if isinstance(photo, Exception) else _trace(look, photo)
         pack.append(_Seen(trace, asked.open(group)))
         few = pack[-1].copies and sum(s.copies for s in pack) < asked.model.batch_size
         if not few or len(pack) == PACK:
@@ -360,9 +365,9 @@ def _rows(pack: Sequence[_Seen], preset: Preset) -> Iterator[dict[str, Any]]:
         seen.trace = None  # the next pack is made while this one is still referred to
 
 
-def _trace(model: Model, photo: Any) -> Trace | Exception:
+def _trace(look: Callable[[Image.Image], Trace], photo: Image.Image) -> Trace | Exception:
     try:
-        return model.trace(photo)
+        return look(photo)
     except Exception as error:
         return error
 

@@ -150,6 +150,7 @@ def measure(
     out: Path | str | None = None,
     points: int = 33,
     progress: bool = False,
+    trace: Callable[[Image.Image], Trace] | None = None,
 ) -> pd.DataFrame:
     """Measure the heatmaps of every method on every example: a row for each measure.
 
@@ -157,6 +158,7 @@ def measure(
     points: of insertion and deletion curves, both ends included; out: a folder that keeps the rows,
     so that a later call only does what is missing. Columns: source, image_id, category, prompt,
     method (the label), options, measure, values (a list), seconds (of the heatmap), error, model.
+    trace: makes the trace of a photo, None for `model.trace`.
     What fails becomes a row with its error. Raises ValueError for names that do not exist.
     """
     variants = _variants(methods)
@@ -164,7 +166,7 @@ def measure(
     if unknown:
         raise ValueError(f"No measure {', '.join(unknown)}. There are: {', '.join(MEASURES)}.")
     examples = list(dataset)
-    names = tuple(dict.fromkeys(e.prompt for e in examples))
+    seen = partial(Seen, names=tuple(dict.fromkeys(e.prompt for e in examples)), points=points)
     parts = Parts(out, run_id(model, f"measures, {points} points"), schema=SCHEMA)
     random = _RandomTwin(model)
     done = {tuple(row[c] for c in KEY) for row in parts.rows()}
@@ -173,7 +175,9 @@ def measure(
     bar = tqdm(images, desc=f"{model.name}, measures", disable=not progress, unit="image")
     with parts, bar:
         for group in bar:
-            for row in _rows(model, group, variants, measures, names, points, done, random):
+            for row in _rows(
+                model.name, trace or model.trace, group, variants, measures, done, seen, random
+            ):
                 errors += row["error"] is not None
                 parts.add(row)
             bar.set_postfix(errors=errors, refresh=False)
@@ -210,13 +214,13 @@ def _variants(methods: Variants) -> dict[str, dict[str, Any]]:
 
 
 def _rows(
-    model: Model,
+    model: str,
+    look: Callable[[Image.Image], Trace],
     group: Sequence[Example],
     variants: Mapping[str, dict[str, Any]],
     measures: Sequence[str],
-    names: Sequence[str],
-    points: int,
     done: set[tuple[Any, ...]],
+    seen: Callable[..., Seen],
     random: _RandomTwin,
 ) -> Iterator[dict[str, Any]]:
     trace: Trace | None = None
@@ -230,7 +234,7 @@ def _rows(
         if not wanted:
             continue
         try:
-            trace = trace or model.trace(load_photo(group[0].image))
+            trace = trace or look(load_photo(group[0].image))
             heats, seconds = _heatmaps(trace, group, options)
         except Exception as error:  # a broken photo, no memory: rows, not the end
             for _, row in wanted:
@@ -239,8 +243,8 @@ def _rows(
         for i, row in wanted:
             others = [h.values for j, h in enumerate(heats) if j != i]
             twin = partial(random.heatmap, trace, group[i].prompt, options)
-            seen = Seen(trace, group[i], heats[i], others, names, points, twin)
-            yield row | {"seconds": seconds[i]} | _try(row["measure"], seen)
+            one = seen(trace, group[i], heats[i], others, random=twin)
+            yield row | {"seconds": seconds[i]} | _try(row["measure"], one)
 
 
 def _heatmaps(
@@ -264,14 +268,14 @@ def _try(name: str, seen: Seen) -> dict[str, Any]:
 
 
 def _about(
-    model: Model, example: Example, label: str, options: Mapping[str, Any], name: str
+    model: str, example: Example, label: str, options: Mapping[str, Any], name: str
 ) -> dict[str, Any]:
     return {
         **{key: getattr(example, key) for key in ("source", "image_id", "category", "prompt")},
         "method": label,
         "options": json.dumps(options, sort_keys=True),
         "measure": name,
-        "model": model.name,
+        "model": model,
     }
 
 

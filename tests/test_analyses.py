@@ -279,3 +279,18 @@ def test_slow_methods_see_fewer_images(resnet, examples):
     assert "scorecam on the first 1 images" in found.about
     alone = analyses.benchmark(resnet, examples, ["scorecam"], limit=1, measures=())
     assert found.rows[found.rows.method == "scorecam"].iou.tolist() == alone.rows.iou.tolist()
+
+
+def test_slow_methods_pass_their_photos_once(resnet, examples, monkeypatch):
+    seen = []
+    encode = resnet.encode_pixels
+    monkeypatch.setattr(
+        resnet, "encode_pixels", lambda x, **how: seen.append(len(x)) or encode(x, **how)
+    )
+    found = analyses.benchmark(resnet, examples, ["sscam"], slow_images=2)
+    assert len(found.measured) == 2 * len(found.rows)
+    once = sum(seen)
+    seen.clear()
+    rows = analyses.evaluate(resnet, analyses.first_images(examples, 2), ["sscam"])
+    assert once == sum(seen) > 2 * 35 * resnet.channels
+    assert rows.iou.tolist() == found.rows.iou.tolist()
