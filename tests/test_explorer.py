@@ -12,6 +12,7 @@ from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib.explorer import attack_composer, explore
+from gscam_lib.explorer import engine as engine_module
 from gscam_lib.explorer.engine import MASK, Engine, TimeLimitError
 from gscam_lib.explorer.panel import split_prompts, steps_of_k
 from gscam_lib.explorer.photos import LONGEST, choose, uploaded
@@ -264,6 +265,23 @@ def test_two_threads_may_use_one_model(resnet, photo):
     assert len(found) == 30
     for values in found:
         np.testing.assert_allclose(values, expected, atol=1e-5)
+
+
+def test_freed_memory_goes_back_once_nothing_is_asked(engine, monkeypatch):
+    trims = []
+    monkeypatch.setattr(engine_module, "_trim", lambda: trims.append(time.perf_counter()))
+    monkeypatch.setattr(engine_module, "REST", 60.0)
+    timers = []
+    for _ in range(3):  # a drag: the timer of each but the last is called off
+        engine.run(Request("given-0", ("a cup",)), never, lambda *_: None)
+        timers.append(engine._rest)
+    assert [timer.finished.is_set() for timer in timers] == [True, True, False]
+    timers[-1].cancel()
+    assert trims == []
+    monkeypatch.setattr(engine_module, "REST", 0.01)
+    engine.run(Request("given-0", ("a cup",)), never, lambda *_: None)
+    engine._rest.join(WAIT)
+    assert len(trims) == 1
 
 
 @pytest.mark.parametrize("compare", ["none", "method", "k"])
