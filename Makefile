@@ -12,8 +12,7 @@ figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	$(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
 	    --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
-	$(BIN)/python -m gscam_lib.book class
-	$(BIN)/python -m gscam_lib.book index
+	$(BIN)/python -m gscam_lib.book class index
 
 book: $(READY)  ## the executed notebooks as a static site in build/book; open its index.html
 	$(BIN)/python -m gscam_lib.book site build/book

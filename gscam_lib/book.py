@@ -309,10 +309,12 @@ def _head(path: Path) -> tuple[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one of: class, index, site OUT. Raises ValueError for anything else."""
+    """Run one of: class, index, class index, site OUT. Raises ValueError for anything else."""
     match list(arguments):
-        case ["class"]:
+        case ["class", *rest]:
             write_class_notebooks()
+            if rest:
+                main(rest)
         case ["index"]:
             write_index()
         case ["site", out]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -78,8 +79,12 @@ def _curve(
         shown = torch.tensor(indices, device=place.device)[:, None, None, None] * step
         return torch.where(place < shown, after, before)
 
-    options = {} if batch_size is None else {"batch_size": batch_size}
-    embeddings = trace.embed_copies(copies, count + 1, **options)
+    # The copies depend on the map alone: one that serves several prompts is embedded once.
+    ground = "blurred" if after is trace.pixels else "empty"
+    key = ("curve", ground, step, hashlib.sha256(place.cpu().numpy().tobytes()).digest())
+    embeddings = trace.keep(
+        key, lambda: trace.embed_copies(copies, count + 1, batch_size=batch_size)
+    )
     scores = trace.model.scores(embeddings, prompt)
     scores = scores.exp() if as_target(prompt).against else scores
     return np.asarray(scores.cpu().numpy(), dtype=np.float64)

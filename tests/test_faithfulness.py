@@ -107,6 +107,29 @@ def test_a_perfect_map_wins_and_an_inverted_one_loses():
     assert add["flat"] == pytest.approx(add["random"], rel=0.1)  # no order is better than chance
 
 
+def test_copies_of_one_map_serve_every_prompt(resnet, photo, monkeypatch):
+    trace, seen = resnet.trace(photo), []
+    encode = resnet.encode_pixels
+    monkeypatch.setattr(
+        resnet, "encode_pixels", lambda x, **how: seen.append(len(x)) or encode(x, **how)
+    )
+    rng = np.random.default_rng(0)
+    one, other = (rng.random((8, 8)).astype(np.float32) for _ in range(2))
+    first = insertion(trace, "a dog", one, step=2000)
+    assert sum(seen) == len(first) == 6
+    again = insertion(trace, "a cat", one, step=2000)
+    assert sum(seen) == 6
+    fresh = insertion(resnet.trace(photo), "a cat", one, step=2000)
+    assert again.tolist() == fresh.tolist() != first.tolist()
+    for curve, values, step in (
+        (deletion, one, 2000),
+        (insertion, other, 2000),
+        (insertion, one, 3000),
+    ):
+        before = sum(seen)
+        assert len(curve(trace, "a dog", values, step=step)) == sum(seen) - before
+
+
 def test_bad_steps(resnet_trace):
     for bad in (0, -1, 1.5, True, 10**6):
         with pytest.raises(ValueError, match="number of pixels from 1 to 9216"):
