@@ -21,9 +21,10 @@ from gscam_lib import metrics
 from gscam_lib.clip import Model
 from gscam_lib.datasets.example import Example
 from gscam_lib.evaluation import Preset, evaluate, merge
+from gscam_lib.heatmaps import check_method
 from gscam_lib.measures import BINS, measure
 from gscam_lib.measures import SCHEMA as MEASURED_SCHEMA
-from gscam_lib.methods import METHODS
+from gscam_lib.methods import METHODS, read_method, title
 from gscam_lib.parts import Parts
 from gscam_lib.trace import Trace
 
@@ -431,7 +432,10 @@ def benchmark(
     chosen = list(methods_for(model) if methods is None else methods)
     examples = first_images(dataset, limit)
     kept: Mapping[str, Path] = {} if out is None else _folders(Path(out))
-    slow = [m for m in chosen if slow_images is not None and METHODS[m].slow]
+    read = {m: read_method(m) for m in chosen}
+    for name, options in read.values():
+        check_method(name, **options)
+    slow = [m for m in chosen if slow_images is not None and METHODS[read[m][0]].slow]
     rows, measured = [], []
     for names, seen in (
         ([m for m in chosen if m not in slow], examples),
@@ -446,8 +450,11 @@ def benchmark(
         )  # fmt: skip
         rows.append(_only(found, names, seen))
         few = first_images(seen, measured_images) if measures and measured_images else []
-        variants = {m: {"method": m} | ({"k": k} if k and "k" in METHODS[m].options else {})
-                    for m in names}  # fmt: skip
+        variants = {}
+        for m in names:
+            name, options = read[m]
+            usual = {"k": k} if k and "k" in METHODS[name].options else {}
+            variants[m] = {"method": name, **usual, **options}
         found = measure(
             model, few, variants, measures, out=kept.get("measures"), progress=progress, trace=trace
         )
@@ -559,7 +566,7 @@ def cells(table: pd.DataFrame, columns: Sequence[str] = ALL) -> pd.DataFrame:
     """A table as people read it: those columns it has, values with their intervals in brackets."""
     lines = []
     for _, row in table.iterrows():
-        head = {"method": _title(row["method"])}
+        head = {"method": title(row["method"])}
         if "group" in table and set(table["group"]) != {"all"}:
             head["group"] = str(row["group"])
         if table["origin"].nunique() > 1:
@@ -626,8 +633,8 @@ def tests_to_markdown(table: pd.DataFrame) -> str:
     lines = [
         {
             "measure": row["measure"],
-            "method": _title(row["method"]),
-            f"less {_title(row['against'])}": f"{row['difference']:+.3f} "
+            "method": title(row["method"]),
+            f"less {title(row['against'])}": f"{row['difference']:+.3f} "
             f"[{row['low']:+.3f}, {row['high']:+.3f}]",
             "p (sign flips)": f"{row['p (Holm)']:.2g}",
             "p (Wilcoxon)": f"{row['wilcoxon (Holm)']:.2g}",
@@ -642,16 +649,12 @@ def groups_to_markdown(table: pd.DataFrame, column: str) -> str:
     found = table[table[column].notna()]
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for _, row in found.iterrows():
-        line = lines.setdefault((row["method"], row["origin"]), {"method": _title(row["method"])})
+        line = lines.setdefault((row["method"], row["origin"]), {"method": title(row["method"])})
         if found["origin"].nunique() > 1:
             line["origin"] = row["origin"]
         line[str(row["group"])] = _cell(row, column)
     frame = pd.DataFrame(lines.values()).fillna("–")
     return str(frame.to_markdown(index=False, disable_numparse=True))
-
-
-def _title(method: str) -> str:
-    return METHODS[method].title if method in METHODS else method
 
 
 def _report(found: Benchmark, frames: Mapping[str, pd.DataFrame]) -> str:

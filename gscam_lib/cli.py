@@ -52,7 +52,9 @@ def heatmap(
     photo: Annotated[Path, typer.Argument(help="A photo file.")],
     prompts: Annotated[list[str], typer.Argument(help="One or more descriptions.")],
     model: ModelOption = "photo-lite",
-    method: Annotated[str, typer.Option(help="See `gscam methods`.")] = "gscorecam",
+    method: Annotated[
+        str, typer.Option(help="See `gscam methods`; with options: gscorecam:ranking=variance.")
+    ] = "gscorecam",
     k: Annotated[
         int | None, typer.Option(help="Channels used; the paper's share if left out.")
     ] = None,
@@ -69,7 +71,9 @@ def _draw_heatmaps(
     photo: Path, prompts: list[str], name: str, method: str, k: int | None, out: Path
 ) -> None:
     import gscam_lib as gs
+    from gscam_lib.methods import read_method
 
+    function, options = read_method(method)
     clip = gs.load_model(name)
     trace = clip.trace(photo)
     heats, boxes = [], []
@@ -77,7 +81,7 @@ def _draw_heatmaps(
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", gs.UnknownPromptWarning)
-            heat = gs.heatmap(trace, prompt, method, k=k)
+            heat = gs.heatmap(trace, prompt, function, **{"k": k, **options})
         box = gs.heatmap_to_box(heat)
         seconds = time.perf_counter() - start
         heats.append(heat)
@@ -97,7 +101,9 @@ def evaluate(
     dataset: DatasetOption = "multi",
     root: RootOption = None,
     annotations: AnnotationsOption = None,
-    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "gscorecam,gradcam,center",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated; with options: gscorecam:ranking=variance:k=50.")
+    ] = "gscorecam,gradcam,center",
     model: ModelOption = "photo-lite",
     k: Annotated[int | None, typer.Option(help="Channels for methods that rank them.")] = None,
     template: Annotated[
@@ -430,7 +436,7 @@ def benchmark(
     annotations: AnnotationsOption = None,
     models: Annotated[str, typer.Option(help="Comma-separated.")] = "mini-rn,photo-lite",
     methods: Annotated[
-        str, typer.Option(help="Comma-separated; all that fit the model if left out.")
+        str, typer.Option(help="As in evaluate; all that fit the model if left out.")
     ] = "",
     skip: Annotated[str, typer.Option(help="Methods left out, comma-separated.")] = "",
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,

@@ -33,7 +33,8 @@ from gscam_lib.clip import Model, load_model
 from gscam_lib.datasets.coco import to_rle
 from gscam_lib.datasets.example import Example
 from gscam_lib.heatmaps import check_method, heatmap, prefetch
-from gscam_lib.methods import METHODS
+from gscam_lib.methods import METHODS, read_method
+from gscam_lib.methods.score import check_count
 from gscam_lib.parts import SCHEMA, Parts
 from gscam_lib.photo import load_photo
 from gscam_lib.prompts import UnknownPromptWarning
@@ -95,7 +96,8 @@ def evaluate(
     preset, mask (the hot pixels inside the box as "height x width:COCO's counts"). What fails
     becomes a row with its error and never stops the run. Examples of one image that follow each
     other share its trace, and images share the batches of gScoreCAM's masked copies where k is
-    small. k is for methods that rank channels.
+    small. methods: names in METHODS, with options behind them where wanted, such as
+    "gscorecam:ranking=variance"; k: for methods that rank channels and have none of their own.
 
     preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a folder; rows
     are kept there as they come, and a later call with the same arguments goes on where this one
@@ -107,7 +109,8 @@ def evaluate(
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"Got shard={shard}; expected (i, n) with 0 ≤ i < n.")
     for method in methods:
-        check_method(method)
+        name, options = read_method(method)
+        check_method(name, **options)
     parts = Parts(out, run_id(model, preset.label))
     earlier = [row for row in parts.rows() if not (retry and row["error"])]
     asked = _Questions(model, methods, k, set(map(_key, earlier)))
@@ -282,7 +285,7 @@ class _Questions:
         return [(row, example) for row, example in rows if _key(row) not in self.done]
 
     def _begin(self, position: int, example: Example, method: str) -> dict[str, Any]:
-        used = (self.model.default_k if self.k is None else self.k) if _takes_k(method) else None
+        used = _k(method, self.model.default_k if self.k is None else self.k)
         about = {key: getattr(example, key) for key in ("source", "image_id", "category", "prompt")}
         return {"example": position, **about, "method": method, "k": used, "model": self.model.name}
 
@@ -384,7 +387,8 @@ def _localize(
         _check_truth(example, trace.photo.size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnknownPromptWarning)  # the caller chose the prompts
-            heat = heatmap(trace, example.prompt, method, k=k)
+            name, options = read_method(method)
+            heat = heatmap(trace, example.prompt, name, **options | ({} if k is None else {"k": k}))
         found = heatmap_to_box(heat, threshold=preset.threshold, rule=preset.rule)
         row["seconds"] = time.perf_counter() - start
         row["logit"] = heat.logit
@@ -425,8 +429,15 @@ def _mask(hot: np.ndarray[Any, Any], box: Box) -> str:
     return f"{height}x{width}:{to_rle(inside)['counts']}"
 
 
-def _takes_k(method: str) -> bool:
-    return "k" in METHODS[method].options
+def _k(method: str, usual: int) -> int | None:
+    """The k of a method: its own, the usual one, or None for methods that take none."""
+    name, options = read_method(method)
+    if "k" not in METHODS[name].options:
+        return None
+    own = options.get("k")
+    if own is not None:
+        check_count("k", own)
+    return usual if own is None else own
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

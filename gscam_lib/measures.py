@@ -24,6 +24,7 @@ from gscam_lib.clip import Model
 from gscam_lib.datasets.example import Example
 from gscam_lib.evaluation import run_id
 from gscam_lib.heatmaps import Heatmap, check_method, heatmap
+from gscam_lib.methods import read_method
 from gscam_lib.parts import Parts
 from gscam_lib.photo import load_photo
 from gscam_lib.prompts import Target, UnknownPromptWarning, best_prompt
@@ -154,11 +155,11 @@ def measure(
 ) -> pd.DataFrame:
     """Measure the heatmaps of every method on every example: a row for each measure.
 
-    methods: names, or label -> {"method": name, option: value, …}; measures: names in MEASURES;
-    points: of insertion and deletion curves, both ends included; out: a folder that keeps the rows,
-    so that a later call only does what is missing. Columns: source, image_id, category, prompt,
-    method (the label), options, measure, values (a list), seconds (of the heatmap), error, model.
-    trace: makes the trace of a photo, None for `model.trace`.
+    methods: as `evaluate` takes them, or label -> {"method": name, option: value, …}; measures:
+    names in MEASURES; points: of insertion and deletion curves, both ends included; out: a folder
+    that keeps the rows, so that a later call only does what is missing. Columns: source, image_id,
+    category, prompt, method (the label), options, measure, values (a list), seconds (of the
+    heatmap), error, model. trace: makes the trace of a photo, None for `model.trace`.
     What fails becomes a row with its error. Raises ValueError for names that do not exist.
     """
     variants = _variants(methods)
@@ -206,7 +207,8 @@ class _RandomTwin:
 
 def _variants(methods: Variants) -> dict[str, dict[str, Any]]:
     if not isinstance(methods, Mapping):
-        methods = {name: {"method": name} for name in methods}
+        read = {label: read_method(label) for label in methods}
+        methods = {label: {"method": name, **options} for label, (name, options) in read.items()}
     for options in methods.values():
         rest = {key: value for key, value in options.items() if key != "method"}
         check_method(options["method"], **rest)

@@ -277,8 +277,22 @@ def test_slow_methods_see_fewer_images(resnet, examples):
     pairs = found.table.set_index("method").pairs.to_dict()
     assert pairs == {"center": len(examples), "scorecam": 2}
     assert "scorecam on the first 1 images" in found.about
+    with pytest.raises(ValueError, match="No method 'score'"):
+        analyses.benchmark(resnet, examples, ["score"], slow_images=1)
     alone = analyses.benchmark(resnet, examples, ["scorecam"], limit=1, measures=())
     assert found.rows[found.rows.method == "scorecam"].iou.tolist() == alone.rows.iou.tolist()
+
+
+def test_methods_with_options_have_their_own_lines(resnet, examples):
+    methods = ["gscorecam:k=3", "rise:masks=5:seed=1", "rise:masks=6"]
+    found = analyses.benchmark(resnet, examples, methods, slow_images=1, k=2)
+    assert found.table.pairs.tolist() == [8, 2, 2]
+    assert found.table.method.tolist() == methods
+    assert set(found.rows[found.rows.method == "gscorecam:k=3"].k) == {3}
+    options = found.measured.groupby("method").options.first()
+    assert options["rise:masks=5:seed=1"] == '{"masks": 5, "method": "rise", "seed": 1}'
+    assert options["gscorecam:k=3"] == '{"k": 3, "method": "gscorecam"}'
+    assert "| RISE, masks = 5, seed = 1 |" in analyses.to_markdown(found.table)
 
 
 def test_slow_methods_pass_their_photos_once(resnet, examples, monkeypatch):

@@ -61,6 +61,7 @@ def test_an_unknown_word_is_reported(cat, tmp_path):
         (["PHOTO", ""], "empty prompt"),
         (["PHOTO", "a cat", "--k", "99999"], "from 1 to 1280"),
         (["PHOTO", "a cat", "--method", "nope"], "No method 'nope'"),
+        (["PHOTO", "a cat", "--method", "sscam:samples=0"], "Got samples=0"),
         (["PHOTO", "a cat", "--model", "nope"], "No model 'nope'"),
     ],
 )

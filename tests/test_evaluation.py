@@ -76,6 +76,28 @@ def test_a_wrong_method_is_refused_before_the_work(resnet, examples):
         gs.evaluate(resnet, examples, ["center", "nope"])
 
 
+def test_options_stand_behind_the_method(resnet, examples):
+    own = ["gscorecam:ranking=variance", "gscorecam:k=2:weighting=uniform"]
+    methods = ["gscorecam", *own, "center"]
+    one = examples[:1]
+    rows = gs.evaluate(resnet, one, methods, k=4)
+    assert rows["method"].tolist() == methods
+    assert rows["k"].tolist()[:3] == [4, 4, 2]
+    trace = resnet.trace(one[0].image)
+    options = {"k": 4}, {"k": 4, "ranking": "variance"}, {"k": 2, "weighting": "uniform"}
+    for row, how in zip(rows.itertuples(), options, strict=False):
+        box = gs.heatmap_to_box(gs.heatmap(trace, one[0].prompt, **how))
+        assert (row.x0, row.y0, row.x1, row.y1) == box
+    for wrong, message in {
+        "gscorecam:ranking": "name and options such as",
+        "gscorecam:rank=mean": "takes no rank",
+        "gscorecam:k=many": "Got k='many'",
+        "center:k=3": "takes no k",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            gs.evaluate(resnet, one, [wrong])
+
+
 def same(a, b):
     pd.testing.assert_frame_equal(a.drop(columns="seconds"), b.drop(columns="seconds"))
 

@@ -1,9 +1,9 @@
 """The methods: functions from a trace and a prompt to a map (h, w) ≥ 0, and their table."""
 
 from gscam_lib.methods import attention, control, gradient, perturbation, score
-from gscam_lib.methods.method import TOWERS, Method
+from gscam_lib.methods.method import TOWERS, Method, read_method
 
-__all__ = ["METHODS", "TOWERS", "Method", "methods_table"]
+__all__ = ["METHODS", "TOWERS", "Method", "methods_table", "read_method", "title"]
 
 VIT = ("vit",)
 POOLED = ("resnet", "cnn", "vit")
@@ -117,6 +117,14 @@ _ENTRIES = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _ENTRIES}
 """Name to method: callable as METHODS[name](trace, prompt), with its entry in the table."""
+
+
+def title(method: str) -> str:
+    """A method as tables write it, options and all; what is no method, as it is."""
+    name, *options = method.split(":")
+    if name not in METHODS:
+        return method
+    return ", ".join([METHODS[name].title, *(part.replace("=", " = ") for part in options)])
 
 
 def methods_table() -> str:
