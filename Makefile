@@ -4,6 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container, Jupyter asks for it
+
 export HF_HUB_OFFLINE ?= 1
 
 .PHONY: figures book lab app test soak lint bench clean
@@ -18,7 +20,7 @@ book: $(READY)  ## the executed notebooks as a static site in build/book; open i
 	$(BIN)/python -m gscam_lib.book site build/book
 
 lab: $(READY)  ## open the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab $(ROOT) notebooks
 
 app: $(READY)  ## serve the explorer to a classroom; APP='--ip 0.0.0.0 --model photo-lite' for more
 	$(BIN)/python -m gscam_lib.explorer.app $(APP)

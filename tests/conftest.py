@@ -6,6 +6,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import open_clip
 import pytest
@@ -46,6 +47,13 @@ def tiny_clip(tower: str) -> gs.Model:
 def pytest_collection_modifyitems(items):
     """What takes longest comes first, so that two workers end together."""
     items.sort(key=lambda item: not item.name.startswith("test_notebook_runs"))
+
+
+@pytest.fixture(autouse=True)
+def no_open_figures():
+    """A test leaves no figure behind: pyplot keeps them all, and warns of the twenty-first."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session", params=TOWERS)
