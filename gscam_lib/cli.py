@@ -7,6 +7,7 @@ import json
 import time
 import warnings
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -436,8 +437,8 @@ def benchmark(
     annotations: AnnotationsOption = None,
     models: Annotated[str, typer.Option(help="Comma-separated.")] = "mini-rn,photo-lite",
     methods: Annotated[
-        str, typer.Option(help="As in evaluate; all that fit the model if left out.")
-    ] = "",
+        str, typer.Option(help="As in evaluate; 'all': those that fit the model.")
+    ] = "all",
     skip: Annotated[str, typer.Option(help="Methods left out, comma-separated.")] = "",
     limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     measures: Annotated[
@@ -458,8 +459,8 @@ def benchmark(
         clips = {name: gs.load_model(name) for name in models.split(",")}  # all, before the work
         for name, clip in clips.items():
             known = gs.known_examples(clip, pairs)
-            chosen = methods.split(",") if methods else analyses.methods_for(clip)
-            wanted = [m for m in chosen if m not in skip.split(",")]
+            named = [analyses.methods_for(clip) if m == "all" else [m] for m in methods.split(",")]
+            wanted = [m for m in dict.fromkeys(chain(*named)) if m not in skip.split(",")]
             folder = out / name.replace("/", "-").lstrip("-.")
             found = analyses.benchmark(
                 clip, known, wanted, out=folder, limit=limit, preset=preset,

@@ -250,12 +250,13 @@ def test_methods_for_a_tower(resnet):
     assert "legrad" not in names
 
 
-def test_the_command_makes_the_table(tmp_path):
+def test_the_command_makes_the_table(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     from gscam_lib.cli import app
 
-    options = ["--models", "photo-lite", "--methods", "gradcam,center,sobel", "--skip", "sobel"]
+    monkeypatch.setattr(analyses, "methods_for", lambda model: ["gradcam", "center", "sobel"])
+    options = ["--models", "photo-lite", "--methods", "all,center", "--skip", "sobel"]
     options += ["--limit", "2", "--measured-images", "1"]
     result = CliRunner().invoke(app, ["benchmark", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
