@@ -317,7 +317,7 @@ def median_interval(
 ) -> Interval:
     """Bootstrap interval of a median when whole images are drawn again.
 
-    values, groups: as for `bootstrap_interval`. Between two middle values the lower one counts.
+    values, groups: as for `bootstrap_interval`. Between two middle values their mean counts.
     """
     values, index, count = _grouped(values, groups)
     order = np.argsort(values, kind="stable")
@@ -325,7 +325,8 @@ def median_interval(
     medians = np.empty(samples)
     for i, weights in enumerate(drawn):
         weight = np.cumsum(weights[index[order]])
-        medians[i] = values[order[np.searchsorted(weight, weight[-1] / 2)]]
+        middle = [np.searchsorted(weight, weight[-1] / 2, side) for side in ("left", "right")]
+        medians[i] = values[order[middle]].mean()
     return _percentiles(medians, level)
 
 

@@ -267,3 +267,4 @@ def test_median_interval(rng):
     slow = [np.median(values.reshape(50, 3)[drawn]) for drawn in draws]
     np.testing.assert_allclose([low, high], np.quantile(slow, [0.025, 0.975]), atol=0.02)
     assert m.median_interval(np.array([0.0, 1, 9]), np.zeros(3)) == (1, 1)
+    assert m.median_interval(np.array([9.0, 0, 1, 2]), np.zeros(4)) == (1.5, 1.5)  # as NumPy's
