@@ -432,7 +432,7 @@ def benchmark(
     chosen = list(methods_for(model) if methods is None else methods)
     examples = first_images(dataset, limit)
     kept: Mapping[str, Path] = {} if out is None else _folders(Path(out))
-    read = {m: read_method(m) for m in chosen}
+    read = {m: read_method(m, k) for m in chosen}
     for name, options in read.values():
         check_method(name, **options)
     slow = [m for m in chosen if slow_images is not None and METHODS[read[m][0]].slow]
@@ -450,11 +450,7 @@ def benchmark(
         )  # fmt: skip
         rows.append(_only(found, names, seen))
         few = first_images(seen, measured_images) if measures and measured_images else []
-        variants = {}
-        for m in names:
-            name, options = read[m]
-            usual = {"k": k} if k and "k" in METHODS[name].options else {}
-            variants[m] = {"method": name, **usual, **options}
+        variants = {m: {"method": read[m][0], **read[m][1]} for m in names}
         found = measure(
             model, few, variants, measures, out=kept.get("measures"), progress=progress, trace=trace
         )

@@ -75,6 +75,7 @@ def _draw_heatmaps(
     from gscam_lib.methods import read_method
 
     function, options = read_method(method)
+    options = {"k": k, **options}
     clip = gs.load_model(name)
     trace = clip.trace(photo)
     heats, boxes = [], []
@@ -82,7 +83,7 @@ def _draw_heatmaps(
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", gs.UnknownPromptWarning)
-            heat = gs.heatmap(trace, prompt, function, **{"k": k, **options})
+            heat = gs.heatmap(trace, prompt, function, **options)
         box = gs.heatmap_to_box(heat)
         seconds = time.perf_counter() - start
         heats.append(heat)

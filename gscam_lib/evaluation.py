@@ -34,7 +34,6 @@ from gscam_lib.datasets.coco import to_rle
 from gscam_lib.datasets.example import Example
 from gscam_lib.heatmaps import check_method, heatmap, prefetch
 from gscam_lib.methods import METHODS, read_method
-from gscam_lib.methods.score import check_count
 from gscam_lib.parts import SCHEMA, Parts
 from gscam_lib.photo import load_photo
 from gscam_lib.prompts import UnknownPromptWarning
@@ -285,7 +284,10 @@ class _Questions:
         return [(row, example) for row, example in rows if _key(row) not in self.done]
 
     def _begin(self, position: int, example: Example, method: str) -> dict[str, Any]:
-        used = _k(method, self.model.default_k if self.k is None else self.k)
+        name, options = read_method(method, self.k)
+        used = options.get("k")
+        if used is None and "k" in METHODS[name].options:
+            used = self.model.default_k  # asked first, it traces a blank photo
         about = {key: getattr(example, key) for key in ("source", "image_id", "category", "prompt")}
         return {"example": position, **about, "method": method, "k": used, "model": self.model.name}
 
@@ -387,8 +389,8 @@ def _localize(
         _check_truth(example, trace.photo.size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnknownPromptWarning)  # the caller chose the prompts
-            name, options = read_method(method)
-            heat = heatmap(trace, example.prompt, name, **options | ({} if k is None else {"k": k}))
+            name, options = read_method(method, k)
+            heat = heatmap(trace, example.prompt, name, **options)
         found = heatmap_to_box(heat, threshold=preset.threshold, rule=preset.rule)
         row["seconds"] = time.perf_counter() - start
         row["logit"] = heat.logit
@@ -427,17 +429,6 @@ def _mask(hot: np.ndarray[Any, Any], box: Box) -> str:
     inside[y0:y1, x0:x1] = hot[y0:y1, x0:x1]
     height, width = hot.shape
     return f"{height}x{width}:{to_rle(inside)['counts']}"
-
-
-def _k(method: str, usual: int) -> int | None:
-    """The k of a method: its own, the usual one, or None for methods that take none."""
-    name, options = read_method(method)
-    if "k" not in METHODS[name].options:
-        return None
-    own = options.get("k")
-    if own is not None:
-        check_count("k", own)
-    return usual if own is None else own
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from gscam_lib.clip import Model
 from gscam_lib.heatmaps import heatmap
+from gscam_lib.methods import read_method
 from gscam_lib.metrics import rank_correlation, similarity
 from gscam_lib.photo import ImageLike
 from gscam_lib.prompts import Prompt, as_target
@@ -143,17 +144,17 @@ def randomization_check(
 ) -> list[Randomized]:
     """Compare heatmaps with those of the same model, its image tower randomized stage by stage.
 
-    questions: photos and prompts; k: for methods that rank channels. A method whose maps stay alike
-    shows the photo and not what the model has learned. Adebayo et al., Sanity Checks for Saliency
-    Maps, NeurIPS 2018 (cascading randomization).
+    questions: photos and prompts; methods, k: as `evaluate` takes them. A method whose maps stay
+    alike shows the photo and not what the model has learned. Adebayo et al., Sanity Checks for
+    Saliency Maps, NeurIPS 2018 (cascading randomization).
     """
-    options = {m: {} if k is None or not _takes_k(m) else {"k": k} for m in methods}
+    read = {method: read_method(method, k) for method in methods}
     found, original = [], {}
     for stage, changed in chain([("", model)], cascade(model, seed=seed)):  # one after the other
         for i, (image, prompt) in enumerate(questions):
             trace = changed.trace(image)
-            for method in methods:
-                heat = heatmap(trace, prompt, method, **options[method])
+            for method, (name, options) in read.items():
+                heat = heatmap(trace, prompt, name, **options)
                 if stage == "":
                     original[i, method] = heat.values
                     continue
@@ -226,9 +227,3 @@ def _units(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
             yield from _units(child, f"{prefix}{name}.")
         else:
             yield prefix + name, child
-
-
-def _takes_k(method: str) -> bool:
-    from gscam_lib.methods import METHODS
-
-    return "k" in METHODS[method].options

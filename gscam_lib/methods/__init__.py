@@ -1,7 +1,11 @@
 """The methods: functions from a trace and a prompt to a map (h, w) ≥ 0, and their table."""
 
+import ast
+from contextlib import suppress
+from typing import Any
+
 from gscam_lib.methods import attention, control, gradient, perturbation, score
-from gscam_lib.methods.method import TOWERS, Method, read_method
+from gscam_lib.methods.method import TOWERS, Method
 
 __all__ = ["METHODS", "TOWERS", "Method", "methods_table", "read_method", "title"]
 
@@ -117,6 +121,32 @@ _ENTRIES = (
 
 METHODS: dict[str, Method] = {method.name: method for method in _ENTRIES}
 """Name to method: callable as METHODS[name](trace, prompt), with its entry in the table."""
+
+
+def read_method(text: str, k: int | None = None) -> tuple[str, dict[str, Any]]:
+    """Name and options of a method as people write them: "gscorecam:ranking=variance:k=50".
+
+    Values are Python's (numbers, None, True), or else text. k: for a method that takes one and has
+    none of its own. Raises ValueError for an option without "=" and for a k that is no number from
+    1 on; whether there are such methods and options, `check_options` says.
+    """
+    name, *parts = text.split(":")
+    options: dict[str, Any] = {}
+    for part in parts:
+        option, equals, value = part.partition("=")
+        if not (option and equals and value):
+            raise ValueError(
+                f"Got the method {text!r}; expected a name, or a name and options such as "
+                "'gscorecam:ranking=variance:k=50'."
+            )
+        options[option] = value
+        with suppress(ValueError, SyntaxError):
+            options[option] = ast.literal_eval(value)
+    if options.get("k") is not None:
+        score.check_count("k", options["k"])
+    elif k is not None and name in METHODS and "k" in METHODS[name].options:
+        options["k"] = k
+    return name, options
 
 
 def title(method: str) -> str:

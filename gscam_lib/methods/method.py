@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
@@ -72,27 +70,6 @@ def options_of(method: Function) -> dict[str, Any]:
     """Names of a method's options, its keyword-only parameters, and their defaults."""
     parameters = signature(method).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
-
-
-def read_method(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of a method as people write them: "gscorecam:ranking=variance:k=50".
-
-    Values are Python's (numbers, None, True), or else text. Raises ValueError for an option without
-    "="; whether there are such methods and options, `check_options` says.
-    """
-    name, *parts = text.split(":")
-    options: dict[str, Any] = {}
-    for part in parts:
-        option, equals, value = part.partition("=")
-        if not (option and equals and value):
-            raise ValueError(
-                f"Got the method {text!r}; expected a name, or a name and options such as "
-                "'gscorecam:ranking=variance:k=50'."
-            )
-        options[option] = value
-        with suppress(ValueError, SyntaxError):
-            options[option] = ast.literal_eval(value)
-    return name, options
 
 
 def check_options(name: str, table: Mapping[str, Function], options: Mapping[str, Any]) -> None:
