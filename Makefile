@@ -14,10 +14,10 @@ figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	$(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
 	    --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
-	$(BIN)/python -m gscam_lib.book class index
+	$(BIN)/python notebooks/build.py class index
 
 book: $(READY)  ## the executed notebooks as a static site in build/book; open its index.html
-	$(BIN)/python -m gscam_lib.book site build/book
+	$(BIN)/python notebooks/build.py site build/book
 
 lab: $(READY)  ## open the notebooks
 	$(BIN)/jupyter lab $(ROOT) notebooks
@@ -41,8 +41,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## time the library against plain ways to do the same
-	$(BIN)/gscam bench
-	$(BIN)/python -m gscam_lib.book index
+	$(BIN)/python tests/bench/bench.py
+	$(BIN)/python notebooks/build.py index
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gscam_lib import datasets, figures, scenes
-    from gscam_lib.boxes import heatmap_to_box
-    from gscam_lib.clip import Model, bundled_models, load_model
+    from gscam_lib.boxes import Heatmap, heatmap_to_box
     from gscam_lib.datasets import CocoDataset, Example
-    from gscam_lib.evaluation import (
+    from gscam_lib.evaluation.metrics import best_iou, iou
+    from gscam_lib.evaluation.runner import (
         compare,
         evaluate,
         evaluate_shards,
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
         summarize,
     )
     from gscam_lib.explorer import attack_composer, explore
-    from gscam_lib.heatmaps import Heatmap, heatmap, stream, sweep
+    from gscam_lib.heatmaps import heatmap, several, stream, sweep
     from gscam_lib.methods import METHODS
-    from gscam_lib.metrics import best_iou, iou
-    from gscam_lib.prompts import Knowledge, Target, UnknownPromptWarning
-    from gscam_lib.trace import Trace
+    from gscam_lib.model.prompts import Knowledge, Target, UnknownPromptWarning
+    from gscam_lib.model.weights import bundled_models
+    from gscam_lib.trace import Model, Trace, load_model
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "boxes": ("heatmap_to_box",),
-    "clip": ("Model", "bundled_models", "load_model"),
+    "boxes": ("Heatmap", "heatmap_to_box"),
     "datasets": ("CocoDataset", "Example"),
-    "evaluation": (
+    "evaluation.metrics": ("best_iou", "iou"),
+    "evaluation.runner": (
         "compare",
         "evaluate",
         "evaluate_shards",
@@ -46,11 +46,11 @@ _ROOMS = {
         "summarize",
     ),
     "explorer": ("attack_composer", "explore"),
-    "heatmaps": ("Heatmap", "heatmap", "stream", "sweep"),
+    "heatmaps": ("heatmap", "several", "stream", "sweep"),
     "methods": ("METHODS",),
-    "metrics": ("best_iou", "iou"),
-    "prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
-    "trace": ("Trace",),
+    "model.prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
+    "model.weights": ("bundled_models",),
+    "trace": ("Model", "Trace", "load_model"),
 }
 # No room may have the name of a function here: importing it would hide the function.
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
@@ -81,6 +81,7 @@ __all__ = [
     "load_model",
     "merge",
     "scenes",
+    "several",
     "stream",
     "summarize",
     "sweep",

@@ -1,22 +1,45 @@
-"""Boxes from heatmaps. A box is (x0, y0, x1, y1) in pixels, half-open: x1 and y1 are outside."""
+"""A heatmap as data, and boxes from it; NumPy only.
+
+A box is (x0, y0, x1, y1) in pixels, half-open: x1 and y1 are outside.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 
-if TYPE_CHECKING:
-    from gscam_lib.heatmaps import Heatmap
-
 Box: TypeAlias = tuple[int, int, int, int]
+BoxLike: TypeAlias = Box | Sequence[float]
 Values: TypeAlias = np.ndarray[Any, Any]
 Threshold: TypeAlias = str | float
 """What counts as hot: "otsu", "p90" (a percentile of the values), or a share of the height."""
 Rule = Literal["largest_rectangle", "largest_component", "hottest_component", "union"]
 RULES: tuple[str, ...] = get_args(Rule)
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """Where a prompt is, for one photo, model and method.
+
+    values: (H, W) float32 in [0, 1] at the photo's size; flat: the map was constant and values are
+    all zero; logit: of the whole photo; k: channels used, None for methods without k; title: the
+    method as figures write it; resolution: (h, w) of the method's map before it was resized.
+    """
+
+    values: np.ndarray[Any, Any]
+    flat: bool
+    logit: float
+    method: str
+    prompt: str
+    k: int | None
+    model: str
+    title: str
+    resolution: tuple[int, int]
 
 
 def heatmap_to_box(

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from pandas import DataFrame
 
-    from gscam_lib.clip import Model
     from gscam_lib.datasets import Example
-    from gscam_lib.evaluation import Preset
+    from gscam_lib.evaluation.runner import Preset
+    from gscam_lib.trace.model import Model
 
 app = typer.Typer(
     help="What does CLIP look at? Heatmaps for photos and prompts.",
@@ -164,7 +164,7 @@ def _preset(name: str, threshold: str | None, rule: str | None, inclusive: bool 
     """A preset with what was given changed."""
     from dataclasses import replace
 
-    from gscam_lib.evaluation import find_preset
+    from gscam_lib.evaluation.runner import find_preset
 
     share = threshold is not None and threshold.replace(".", "", 1).isdigit()
     given: dict[str, Any] = {
@@ -206,8 +206,8 @@ def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Iter
 def _asked(clip: Model, pairs: list[Example], template: str, search: bool) -> list[Example]:
     """The examples whose class the model knows, with their prompts in the form that is wanted."""
     import gscam_lib as gs
-    from gscam_lib.measures import search_prompts, with_prompts
-    from gscam_lib.prompts import fill, fill_all
+    from gscam_lib.evaluation.measures import search_prompts, with_prompts
+    from gscam_lib.model.prompts import fill, fill_all
 
     if not search:
         return gs.known_examples(clip, [e.asked(fill(template, e.prompt)) for e in pairs])
@@ -263,7 +263,7 @@ def table(
     ] = "",
 ) -> None:
     """Print the table of an evaluation or benchmark, with 95 % intervals over images."""
-    from gscam_lib import analyses
+    from gscam_lib.evaluation import report as analyses
 
     try:
         rows, measured = analyses.read(folder)
@@ -295,7 +295,7 @@ def export(
 
 
 def _print_table(rows: DataFrame, form: str, measured: DataFrame | None = None) -> None:
-    from gscam_lib import analyses
+    from gscam_lib.evaluation import report as analyses
 
     if rows.empty:
         raise ValueError("There are no rows: the data set is empty, or the model knows no class.")
@@ -322,8 +322,8 @@ def evaluate_model(
     model: Annotated[str, typer.Argument(help="mini-rn, mini-vit, a folder.")],
 ) -> None:
     """Measure on the bundled scenes what a model can do and which planted biases it has."""
-    from gscam_lib.scenes.report import evaluate_model as measure
-    from gscam_lib.scenes.report import table as as_table
+    from data.build.report import evaluate_model as measure
+    from data.build.report import table as as_table
 
     try:
         typer.echo(as_table(measure(model)))
@@ -366,7 +366,7 @@ def download(
 
     try:
         if "/" in name:
-            from gscam_lib.clip import save_model
+            from gscam_lib.model.weights import save_model
 
             typer.echo(f"saved as {save_model(name)}")
             return
@@ -391,8 +391,8 @@ def bench(
     ] = "mini-rn,RN50/random",
 ) -> None:
     """Time the library beside bare forward passes and other packages; takes half an hour."""
-    from gscam_lib.bench import report
     from gscam_lib.figures import FOLDER
+    from tests.bench.bench import report
 
     typer.echo(report(out or FOLDER, quick=quick, models=models.split(",")))
 
@@ -453,7 +453,7 @@ def benchmark(
 ) -> None:
     """Make the table of all methods and controls, for each model, with 95 % intervals."""
     import gscam_lib as gs
-    from gscam_lib import analyses
+    from gscam_lib.evaluation import report as analyses
 
     try:
         pairs = list(_examples(dataset, root, annotations))

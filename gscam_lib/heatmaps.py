@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gscam_lib.boxes import Heatmap
 from gscam_lib.methods import METHODS
 from gscam_lib.methods.method import check_options, options_of
 from gscam_lib.methods.score import check_k
-from gscam_lib.photo import Geometry
-from gscam_lib.prompts import Prompt, UnknownPromptWarning, label
+from gscam_lib.model.photo import Geometry
+from gscam_lib.model.prompts import Prompt, UnknownPromptWarning, label
 from gscam_lib.trace import Trace, embed_masked
 
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
-
-
-@dataclass(frozen=True, eq=False)
-class Heatmap:
-    """Where a prompt is, for one photo, model and method.
-
-    values: (H, W) float32 in [0, 1] at the photo's size; flat: the map was constant and values are
-    all zero; logit: of the whole photo; k: channels used, None for methods without k; title: the
-    method as figures write it; resolution: (h, w) of the method's map before it was resized.
-    """
-
-    values: np.ndarray[Any, Any]
-    flat: bool
-    logit: float
-    method: str
-    prompt: str
-    k: int | None
-    model: str
-    title: str
-    resolution: tuple[int, int]
 
 
 def heatmap(

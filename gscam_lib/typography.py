@@ -16,7 +16,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from gscam_lib.datasets.example import Example
-from gscam_lib.photo import ImageLike, load_photo
+from gscam_lib.model.photo import ImageLike, load_photo
 from gscam_lib.trace import Trace
 
 TEMPLATE = "a photo of a {}."

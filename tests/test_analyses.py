@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib import analyses, metrics
-from gscam_lib.measures import measure
+from gscam_lib.evaluation import metrics
+from gscam_lib.evaluation import report as analyses
+from gscam_lib.evaluation.measures import measure
 
 
 @pytest.fixture

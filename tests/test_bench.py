@@ -12,7 +12,7 @@ import torch
 from conftest import tiny_clip
 
 import gscam_lib as gs
-from gscam_lib import bench
+from tests.bench import bench
 
 
 def test_the_naive_one_computes_the_same():

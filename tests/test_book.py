@@ -10,7 +10,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import gscam_lib as gs
-from gscam_lib import book, figures
+from gscam_lib import figures
+from notebooks import build as book
 
 mpl.use("Agg")
 SOURCE = "a = 1\nb = a + 1  # ✎ one more than a\nassert b == 2\nc, d = b, a  # ✎ swap"

@@ -7,7 +7,7 @@ from skimage.filters import gaussian
 
 import gscam_lib as gs
 from gscam_lib import boxes
-from gscam_lib.metrics import best_iou, iou
+from gscam_lib.evaluation.metrics import best_iou, iou
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -5,8 +5,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from gscam_lib import charts
-from gscam_lib.faithfulness import Randomized
+from gscam_lib.evaluation.faithfulness import Randomized
+from gscam_lib.figures import charts
 
 mpl.use("Agg")
 

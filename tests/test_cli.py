@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import gscam_lib as gs
 from gscam_lib.cli import app
-from gscam_lib.prompts import fill_all
+from gscam_lib.model.prompts import fill_all
 
 PHOTO_LITE = ["--model", "photo-lite"]
 

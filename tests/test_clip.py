@@ -10,8 +10,9 @@ from conftest import TEXT, TOWERS, tiny_clip
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib.clip import find_layer, save_model
-from gscam_lib.photo import Geometry, load_photo
+from gscam_lib.model.layers import find_layer
+from gscam_lib.model.photo import Geometry, load_photo
+from gscam_lib.model.weights import save_model
 
 
 def grey_photo(mode, value):
@@ -213,7 +214,7 @@ def test_knows_covers_a_prompt_with_names(resnet):
 
 
 def test_download_keeps_a_folder_that_loads(monkeypatch, tmp_path):
-    import gscam_lib.clip as clip
+    from gscam_lib.model import weights as clip
 
     monkeypatch.setattr(clip, "CACHE", tmp_path)
     path = save_model("ViT-S-32-alt/random")

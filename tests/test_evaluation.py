@@ -17,9 +17,10 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 import gscam_lib as gs
-from gscam_lib import evaluation, parts
-from gscam_lib import trace as trace_module
 from gscam_lib.datasets.coco import to_rle
+from gscam_lib.evaluation import rows as parts
+from gscam_lib.evaluation import runner as evaluation
+from gscam_lib.trace import trace as trace_module
 
 
 @pytest.fixture
@@ -359,7 +360,7 @@ from conftest import tiny_clip
 from PIL import Image
 import numpy as np
 import gscam_lib as gs
-from gscam_lib import parts
+from gscam_lib.evaluation import rows as parts
 parts.SECONDS = 0.0
 rng = np.random.default_rng(0)
 images = [Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)) for _ in range(40)]

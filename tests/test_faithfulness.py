@@ -9,8 +9,14 @@ import torch
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib import metrics
-from gscam_lib.faithfulness import cascade, deletion, insertion, randomization_check, stages
+from gscam_lib.evaluation import metrics
+from gscam_lib.evaluation.faithfulness import (
+    cascade,
+    deletion,
+    insertion,
+    randomization_check,
+    stages,
+)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from conftest import tiny_clip
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib import parts
+from gscam_lib.evaluation import rows as parts
 
 FAULTS = {
     "truncated": 250, "missing": 250, "outside": 200, "no area": 150, "prompt": 50,
@@ -119,7 +119,7 @@ def _the_good_ones_are_untouched(rows, world):
 
 QUOTA = """
 import json, resource, sys, warnings
-from gscam_lib.parts import Parts, SCHEMA
+from gscam_lib.evaluation.rows import Parts, SCHEMA
 row = dict.fromkeys(SCHEMA.names) | {"example": 0, "image_id": "1"}
 kept = Parts(sys.argv[1], {"run": "a"})
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]

@@ -8,7 +8,7 @@ from conftest import tiny_clip
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gscam_lib.folded import FirstTokenPool, folded
+from gscam_lib.model.folded import FirstTokenPool, folded
 
 
 @pytest.fixture(params=["resnet", "timm-cnn"])

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib import faithfulness, measures, metrics
-from gscam_lib.measures import MEASURES, measure, search_prompts, with_prompts
+from gscam_lib.evaluation import faithfulness, measures, metrics
+from gscam_lib.evaluation.measures import MEASURES, measure, search_prompts, with_prompts
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from conftest import tiny_clip
 from torch.nn import functional as F
 
 import gscam_lib as gs
-from gscam_lib.clip import Model
 from gscam_lib.methods import perturbation
+from gscam_lib.trace.model import Model
 
 PROMPT = "an apple on a table"
 HELD = gs.Target(PROMPT, against=("a dog", "snow"))

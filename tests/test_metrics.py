@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gscam_lib import metrics as m
+from gscam_lib.evaluation import metrics as m
 
 
 @pytest.fixture

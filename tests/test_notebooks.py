@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from gscam_lib import book
+from notebooks import build as book
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = book.notebooks()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gscam_lib import prompts
+from gscam_lib.model import prompts
 
 
 def test_forms():

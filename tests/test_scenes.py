@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.build.sets import write_set
 from gscam_lib import scenes
 from gscam_lib.paths import SCENES
 from gscam_lib.scenes import NAMES, STYLES, UNSEEN_STYLE, Biases, Look, Mixture
-from gscam_lib.scenes.build import write_set
 from gscam_lib.scenes.captions import caption, expected_names
 from gscam_lib.scenes.labels import HELD_OUT_FONTS, TRAINING_FONTS
 from gscam_lib.scenes.parts import PARTS, part_map

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from gscam_lib.scenes import NAMES, Mixture, train
-from gscam_lib.scenes.mimetic import mimetic
-from gscam_lib.scenes.optimizer import TwoOptimizers, as_matrix
-from gscam_lib.scenes.probe import measure, probes, ranks
-from gscam_lib.scenes.recipes import RECIPES, Recipe, Stage, recipe
-from gscam_lib.scenes.report import read_curve
-from gscam_lib.scenes.towers import Towers, export, similarities
-from gscam_lib.scenes.train import Batches, Run, batch_loss
+from data.build import train
+from data.build.mimetic import mimetic
+from data.build.optimizer import TwoOptimizers, as_matrix
+from data.build.probe import measure, probes, ranks
+from data.build.recipes import RECIPES, Recipe, Stage, recipe
+from data.build.report import read_curve
+from data.build.towers import Towers, export, similarities
+from data.build.train import Batches, Run, batch_loss
+from gscam_lib.scenes import NAMES, Mixture
 
 CONFIG = {
     "embed_dim": 32,
@@ -216,9 +217,10 @@ def test_the_optimizer_moves_kernels_in_any_memory_layout():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_bundled_model_knows_the_objects(name):
-    from gscam_lib.clip import bundled_models, load_model
-    from gscam_lib.scenes.report import logits
+    from data.build.report import logits
+    from gscam_lib.model.weights import bundled_models
     from gscam_lib.scenes.sets import content, folder
+    from gscam_lib.trace.model import load_model
 
     if name not in bundled_models():
         pytest.skip(f"{name} is not trained yet")

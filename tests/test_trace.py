@@ -7,8 +7,8 @@ from conftest import tiny_clip
 
 import gscam_lib as gs
 from gscam_lib import Target
-from gscam_lib.clip import Model
 from gscam_lib.trace import embed_masked
+from gscam_lib.trace.model import Model
 
 
 def hooks(model):
@@ -183,7 +183,7 @@ def test_batches_are_halved_where_memory_runs_out(resnet, photo, monkeypatch):
 
 def test_the_batch_fits_the_free_memory(resnet, photo, monkeypatch):
     assert 1 <= resnet.batch_size <= 16
-    monkeypatch.setattr("gscam_lib.clip.free_memory", lambda device: 2 * 5 * resnet._image_bytes)
+    monkeypatch.setattr("gscam_lib.model.network.free_memory", lambda device: 2 * 5 * resnet._image_bytes)
     fresh = tiny_clip("resnet")
     assert fresh.batch_size == 5
     with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
@@ -231,11 +231,13 @@ def test_gradients_of_many_prompts_come_from_one_pass(model, photo):
 def test_heatmaps_of_many_prompts_equal_one_by_one(model, photo):
     trace, prompts = model.trace(photo), ["a cat", "a dog", "a bird on a tree"]
     for method, options in (("gscorecam", {"k": 6}), ("gscorecam", {}), ("gradcam", {})):
-        for prompt, heat in zip(prompts, trace.heatmaps(prompts, method, **options), strict=True):
+        for prompt, heat in zip(
+            prompts, gs.several(trace, prompts, method, **options), strict=True
+        ):
             alone = gs.heatmap(model.trace(photo), prompt, method, **options)
             assert (heat.prompt, heat.k) == (alone.prompt, alone.k)
             np.testing.assert_allclose(heat.values, alone.values, atol=2e-4)
-    *_, last = trace.stream("a cat", k=8)
+    *_, last = gs.stream(trace, "a cat", k=8)
     np.testing.assert_array_equal(last.values, gs.heatmap(trace, "a cat", k=8).values)
 
 

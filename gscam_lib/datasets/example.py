@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from gscam_lib.metrics import BoxLike
+from gscam_lib.boxes import BoxLike
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gscam_lib.clip import Model
     from gscam_lib.explorer.composer import AttackComposer
     from gscam_lib.explorer.panel import Explorer
+    from gscam_lib.trace.model import Model
 
 __all__ = ["attack_composer", "explore"]
 
@@ -33,10 +33,10 @@ def explore(
     is the state, `.last_error` what went wrong last; `.export_html(path)` writes a page that needs
     no kernel. Raises ValueError and FileNotFoundError.
     """
-    from gscam_lib.clip import load_model
     from gscam_lib.explorer.engine import Engine
     from gscam_lib.explorer.panel import Explorer
     from gscam_lib.explorer.photos import choose, in_folder
+    from gscam_lib.trace.model import load_model
 
     if model is None or isinstance(model, str):
         model = load_model() if model is None else load_model(model)
@@ -56,8 +56,8 @@ def attack_composer(model: Model | str | None = None) -> AttackComposer:
     model: a Model or a name for `load_model`; None takes the model of the miniature world. Raises
     ValueError and FileNotFoundError.
     """
-    from gscam_lib.clip import load_model
     from gscam_lib.explorer.composer import AttackComposer, ComposerEngine
+    from gscam_lib.trace.model import load_model
 
     if model is None or isinstance(model, str):
         model = load_model(model or "mini-rn")

@@ -43,10 +43,10 @@ def visitor() -> Explorer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the explorer until Voila ends; gives its exit code."""
     options = _options(arguments)
-    from gscam_lib.clip import load_model
     from gscam_lib.explorer.engine import Engine
     from gscam_lib.explorer.photos import choose
     from gscam_lib.explorer.server import Server
+    from gscam_lib.trace.model import load_model
 
     model = load_model(options.model)
     photos = choose(options.images, photos_first=not model.name.startswith("mini"))

@@ -12,7 +12,6 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-from gscam_lib.clip import Model
 from gscam_lib.explorer.page import make_page
 from gscam_lib.explorer.panel import NARROW, STYLE, group, two_columns
 from gscam_lib.explorer.photos import Photo
@@ -22,6 +21,7 @@ from gscam_lib.explorer.worker import Worker
 from gscam_lib.heatmaps import heatmap
 from gscam_lib.scenes import BACKGROUNDS, NAMES, Look, compose
 from gscam_lib.trace import Trace
+from gscam_lib.trace.model import Model
 from gscam_lib.typography import TEMPLATE, probabilities, put_label
 
 FIRST_K = 8  # channels of the map that comes at once

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from gscam_lib.boxes import heatmap_to_box
-from gscam_lib.clip import Model
 from gscam_lib.explorer.page import make_page
 from gscam_lib.explorer.photos import Photo, uploaded
 from gscam_lib.explorer.pictures import draw, mask_picture, png
@@ -29,6 +28,7 @@ from gscam_lib.explorer.request import (
 from gscam_lib.heatmaps import Heatmap, heatmap
 from gscam_lib.methods import METHODS
 from gscam_lib.trace import Trace
+from gscam_lib.trace.model import Model
 
 KEPT_TRACES = 8  # a warm trace of 1,024 channels keeps some 10 MB
 KEPT_UPLOADS = 32
@@ -312,7 +312,7 @@ class _Count:
 def as_code(model: str, photo: Photo, request: Request) -> str:
     """The Python that makes what a request shows."""
     lines = ["import gscam_lib as gs", "from gscam_lib.explorer.pictures import draw"]
-    lines.append("from gscam_lib.photo import load_photo")
+    lines.append("from gscam_lib.model.photo import load_photo")
     if "SCENES" in photo.source:
         lines.append("from gscam_lib.paths import SCENES")
     if "skimage" in photo.source:

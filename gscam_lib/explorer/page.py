@@ -14,7 +14,7 @@ from PIL import Image
 
 from gscam_lib.explorer.photos import Photo
 from gscam_lib.explorer.request import Request
-from gscam_lib.prompts import label
+from gscam_lib.model.prompts import label
 from gscam_lib.trace import Trace
 
 PIXELS = 500_000  # of the photo in a page; larger ones are reduced

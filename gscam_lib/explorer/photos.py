@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from gscam_lib.datasets.example import Example
+from gscam_lib.model.photo import load_photo
 from gscam_lib.paths import SCENES
-from gscam_lib.photo import load_photo
 
 LONGEST = 1024
 """Longer photos are reduced to this many pixels, so that pictures come at once."""

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from gscam_lib.methods.perturbation import lifted
 from gscam_lib.methods.score import check_count
-from gscam_lib.prompts import Prompt
-from gscam_lib.trace import Trace
-from gscam_lib.transformer import (
+from gscam_lib.model.prompts import Prompt
+from gscam_lib.model.towers import (
     Heads,
     Mix,
     attend,
@@ -23,6 +22,7 @@ from gscam_lib.transformer import (
     second_path,
     side_by_side,
 )
+from gscam_lib.trace import Trace
 
 NOTHING = "a photo of a ."  # CLIP Surgery's empty name, in the first of its templates
 

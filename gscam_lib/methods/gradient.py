@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gscam_lib.prompts import Prompt
+from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gscam_lib.prompts import Prompt
+from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
 Function = Callable[..., Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gscam_lib.methods.score import check_count
-from gscam_lib.prompts import Prompt
+from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
 

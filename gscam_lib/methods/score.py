@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gscam_lib.prompts import Prompt, as_target
+from gscam_lib.model.prompts import Prompt, as_target
 from gscam_lib.trace import Trace
 
 Ranking = Literal[

@@ -5,7 +5,7 @@
     scene.image, scene.objects[0].box, scene.objects[0].mask, scene.caption
     for example in scenes.load("multi"): ...
 
-Importing this needs no torch; `gscam_lib.scenes.train` and `report` do.
+Importing this needs no torch; `data.build.train` and `report` do.
 """
 
 from gscam_lib.scenes.backgrounds import BACKGROUNDS

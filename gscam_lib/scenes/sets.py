@@ -38,7 +38,7 @@ def folder(name: str) -> Path:
     if not (path / "instances.json").exists():
         raise FileNotFoundError(
             f"no instances.json in data/scenes/{name}; "
-            "write the sets with: python -m gscam_lib.scenes.build"
+            "write the sets with: python -m data.build.sets"
         )
     return path
 

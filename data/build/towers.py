@@ -16,7 +16,7 @@ from open_clip.transformer import text_global_pool
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gscam_lib.prompts import FILLERS
+from gscam_lib.model.prompts import FILLERS
 from gscam_lib.scenes.backgrounds import BACKGROUNDS
 from gscam_lib.scenes.captions import NAME_TEMPLATES, OBJECT_TEMPLATES, PLACES, WORD_TEMPLATES
 from gscam_lib.scenes.names import NAMES, with_article

@@ -1,4 +1,4 @@
-"""Train a bundled model on scenes: python -m gscam_lib.scenes.train --model mini-rn.
+"""Train a bundled model on scenes: python -m data.build.train --model mini-rn.
 
 A contrastive image-text model. The loss of a batch is the sum of
   1. InfoNCE over the batch's distinct captions (images that share a caption share it);
@@ -34,17 +34,17 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.build.mimetic import mimetic
+from data.build.optimizer import TwoOptimizers
+from data.build.probe import measure, probes
+from data.build.recipes import Recipe, Stage, recipe
+from data.build.towers import Towers, export, read, similarities
 from gscam_lib.paths import CACHE, MODELS
 from gscam_lib.scenes.captions import expected_names, prompt, text_prompt
-from gscam_lib.scenes.mimetic import mimetic
 from gscam_lib.scenes.names import NAMES
-from gscam_lib.scenes.optimizer import TwoOptimizers
-from gscam_lib.scenes.probe import measure, probes
-from gscam_lib.scenes.recipes import Recipe, Stage, recipe
-from gscam_lib.scenes.towers import Towers, export, read, similarities
 from gscam_lib.scenes.world import draw_scene
 
-LOG = logging.getLogger("gscam_lib.scenes.train")
+LOG = logging.getLogger("data.build.train")
 RUNS = CACHE / "runs"
 Batch = dict[str, Any]
 

@@ -35,12 +35,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gscam_lib import figures
 from gscam_lib.boxes import heatmap_to_box
-from gscam_lib.clip import Model, load_model, paper_k
+from gscam_lib.evaluation.metrics import best_iou
 from gscam_lib.heatmaps import heatmap, several
-from gscam_lib.metrics import best_iou
-from gscam_lib.prompts import with_article
+from gscam_lib.model.network import paper_k
+from gscam_lib.model.prompts import with_article
 from gscam_lib.scenes import NAMES, compose
 from gscam_lib.trace import Trace
+from gscam_lib.trace.model import Model, load_model
 
 MODELS = ("mini-rn", "RN50/random")
 PROMPTS = tuple(f"a photo of {thing}" for thing in (

@@ -18,17 +18,17 @@ import pyarrow as pa
 from PIL import Image
 from tqdm.auto import tqdm
 
-from gscam_lib import faithfulness, metrics
 from gscam_lib.boxes import heatmap_to_box
-from gscam_lib.clip import Model
 from gscam_lib.datasets.example import Example
-from gscam_lib.evaluation import run_id
+from gscam_lib.evaluation import faithfulness, metrics
+from gscam_lib.evaluation.rows import Parts
+from gscam_lib.evaluation.runner import run_id
 from gscam_lib.heatmaps import Heatmap, check_method, heatmap
 from gscam_lib.methods import read_method
-from gscam_lib.parts import Parts
-from gscam_lib.photo import load_photo
-from gscam_lib.prompts import Target, UnknownPromptWarning, best_prompt
+from gscam_lib.model.photo import load_photo
+from gscam_lib.model.prompts import Target, UnknownPromptWarning, best_prompt
 from gscam_lib.trace import Trace
+from gscam_lib.trace.model import Model
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("source", "image_id", "category", "prompt", "method")]

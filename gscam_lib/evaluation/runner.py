@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from gscam_lib import __version__, metrics
+from gscam_lib import __version__
 from gscam_lib.boxes import (
     Box,
     Rule,
@@ -29,15 +29,16 @@ from gscam_lib.boxes import (
     heatmap_to_box,
     hot_pixels,
 )
-from gscam_lib.clip import Model, load_model
 from gscam_lib.datasets.coco import to_rle
 from gscam_lib.datasets.example import Example
+from gscam_lib.evaluation import metrics
+from gscam_lib.evaluation.rows import SCHEMA, Parts
 from gscam_lib.heatmaps import check_method, heatmap, prefetch
 from gscam_lib.methods import METHODS, read_method
-from gscam_lib.parts import SCHEMA, Parts
-from gscam_lib.photo import load_photo
-from gscam_lib.prompts import UnknownPromptWarning
+from gscam_lib.model.photo import load_photo
+from gscam_lib.model.prompts import UnknownPromptWarning
 from gscam_lib.trace import Trace
+from gscam_lib.trace.model import Model, load_model
 
 KEY = ["source", "image_id", "category", "prompt", "method", "k"]
 LOOK_AHEAD = 4  # photos decoded while the model computes

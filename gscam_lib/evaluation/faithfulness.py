@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gscam_lib.clip import Model
+from gscam_lib.evaluation.metrics import rank_correlation, similarity
 from gscam_lib.heatmaps import heatmap
 from gscam_lib.methods import read_method
-from gscam_lib.metrics import rank_correlation, similarity
-from gscam_lib.photo import ImageLike
-from gscam_lib.prompts import Prompt, as_target
+from gscam_lib.model.photo import ImageLike
+from gscam_lib.model.prompts import Prompt, as_target
 from gscam_lib.trace import Trace
+from gscam_lib.trace.model import Model
 
 # ---------------------------------------------------------------- insertion and deletion
 

@@ -1,8 +1,8 @@
 """The workbook: class notebooks with blanks, the index of figures, a static site.
 
-    python -m gscam_lib.book class       # notebooks/class_*.ipynb from the notebooks with blanks
-    python -m gscam_lib.book index       # figures/README.md: figure, notebook, cell, the paper's
-    python -m gscam_lib.book site OUT    # one folder of HTML that needs no server
+    python -m notebooks.build class       # notebooks/class_*.ipynb from the notebooks with blanks
+    python -m notebooks.build index       # figures/README.md: figure, notebook, cell, the paper's
+    python -m notebooks.build site OUT    # one folder of HTML that needs no server
 
 Needs nbformat and nbconvert, which come with JupyterLab.
 """

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gscam_lib import __version__
-from gscam_lib.clip import Layer, Model, paper_k
-from gscam_lib.photo import Geometry
-from gscam_lib.prompts import Prompt
-from gscam_lib.store import Store
-from gscam_lib.transformer import Seen, ViT, watch
-
-if TYPE_CHECKING:
-    from gscam_lib.heatmaps import Heatmap
+from gscam_lib.model.layers import Layer
+from gscam_lib.model.network import Network, paper_k
+from gscam_lib.model.photo import Geometry
+from gscam_lib.model.prompts import Prompt
+from gscam_lib.model.towers import Seen, ViT, watch
+from gscam_lib.trace.store import Store
 
 
 class Trace:
@@ -38,7 +36,7 @@ class Trace:
 
     def __init__(
         self,
-        model: Model,
+        model: Network,
         photo: Image.Image,
         layer: Layer,
         *,
@@ -294,23 +292,6 @@ class Trace:
     def _embed(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
         return self.model.encode_pixels(pixels, fast=fast)
 
-    def stream(self, prompt: Prompt, k: int | None = None) -> Iterator[Heatmap]:
-        """gScoreCAM heatmaps that sharpen batch by batch; see `gs.stream`."""
-        from gscam_lib import heatmaps  # upward, so that trace.stream reads well
-
-        return heatmaps.stream(self, prompt, k)
-
-    def heatmaps(
-        self, prompts: Sequence[Prompt], method: str = "gscorecam", **options: Any
-    ) -> list[Heatmap]:
-        """Heatmaps of several prompts, in their order; what they share is computed once.
-
-        method, options: as in `gs.heatmap`.
-        """
-        from gscam_lib import heatmaps  # upward, so that trace.heatmaps reads well
-
-        return heatmaps.several(self, prompts, method, **options)
-
 
 def embed_masked(requests: Sequence[tuple[Trace, Sequence[int]]]) -> None:
     """Embed the photos masked by channels, and keep it in their traces.
@@ -361,7 +342,7 @@ def hooked(hooks: Sequence[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[No
             handle.remove()
 
 
-def _forward(model: Model, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(model: Network, layer: Layer, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The layer's output, cut from what comes before it, and the embedding computed from it."""
     captured: list[Tensor] = []
 

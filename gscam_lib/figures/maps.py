@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -23,13 +23,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from gscam_lib.boxes import Box
-
-if TYPE_CHECKING:
-    from gscam_lib.heatmaps import Heatmap
+from gscam_lib.boxes import Box, Heatmap
 
 STYLE = Path(__file__).parent / "gscam.mplstyle"
-FOLDER = Path(os.environ.get("GSCAM_FIGURES", Path(__file__).resolve().parents[1] / "figures"))
+FOLDER = Path(os.environ.get("GSCAM_FIGURES", Path(__file__).resolve().parents[2] / "figures"))
 BOX_COLOR, TRUTH_COLOR = "#5CF2FF", "#FFFFFF"  # seen on inferno; white for the truth
 
 

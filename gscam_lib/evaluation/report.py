@@ -17,16 +17,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from gscam_lib import metrics
-from gscam_lib.clip import Model
 from gscam_lib.datasets.example import Example
-from gscam_lib.evaluation import Preset, evaluate, merge
+from gscam_lib.evaluation import metrics
+from gscam_lib.evaluation.measures import BINS, measure
+from gscam_lib.evaluation.measures import SCHEMA as MEASURED_SCHEMA
+from gscam_lib.evaluation.rows import Parts
+from gscam_lib.evaluation.runner import Preset, evaluate, merge
 from gscam_lib.heatmaps import check_method
-from gscam_lib.measures import BINS, measure
-from gscam_lib.measures import SCHEMA as MEASURED_SCHEMA
 from gscam_lib.methods import METHODS, read_method, title
-from gscam_lib.parts import Parts
 from gscam_lib.trace import Trace
+from gscam_lib.trace.model import Model
 
 KEPT_TRACES = 8  # of RISE and SS-CAM, some 100 MB each
 QUESTION = ["source", "image_id", "category", "prompt"]

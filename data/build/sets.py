@@ -1,4 +1,4 @@
-"""Write the evaluation sets: python -m gscam_lib.scenes.build.
+"""Write the evaluation sets: python -m data.build.sets.
 
 All objects are in the style that no training image shows, all words in fonts kept out of training.
 The same versions of NumPy, Pillow and matplotlib give the same bytes.

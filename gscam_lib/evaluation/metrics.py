@@ -14,9 +14,8 @@ from scipy import stats
 from scipy.ndimage import distance_transform_edt
 from skimage.metrics import structural_similarity
 
-from gscam_lib.boxes import Box, Rule, heatmap_to_box, heatmap_to_boxes
+from gscam_lib.boxes import BoxLike, Rule, heatmap_to_box, heatmap_to_boxes
 
-BoxLike: TypeAlias = Box | Sequence[float]
 Array: TypeAlias = np.ndarray[Any, Any]
 Interval: TypeAlias = tuple[float, float]
 DELTAS = (0.3, 0.5, 0.7)

@@ -1,6 +1,6 @@
 """What a model trained on scenes can do, and which planted biases it took up.
 
-python -m gscam_lib.scenes.report mini-rn [--card]
+python -m data.build.report mini-rn [--card]
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image
 
-from gscam_lib.clip import Model, load_model
-from gscam_lib.metrics import bootstrap_interval
-from gscam_lib.photo import ImageLike
+from data.build.optimizer import ADAMW_SHARE
+from data.build.probe import probes, ranks
+from data.build.recipes import RECIPES, Recipe
+from gscam_lib.evaluation.metrics import bootstrap_interval
+from gscam_lib.model.photo import ImageLike
 from gscam_lib.scenes.names import NAMES
-from gscam_lib.scenes.optimizer import ADAMW_SHARE
-from gscam_lib.scenes.probe import probes, ranks
-from gscam_lib.scenes.recipes import RECIPES, Recipe
 from gscam_lib.scenes.sets import Pair, content, folder, pairs
+from gscam_lib.trace.model import Model, load_model
 
 Floats = NDArray[np.floating[Any]]
 # What the project asked for, by the name of the measure.
@@ -235,14 +235,14 @@ at {share:.0%} of it; weight decay {decay}, bf16 autocast, a warm-up and a cosin
 |---|---|---|---|---|---|---|
 {stages}
 
-`python -m gscam_lib.scenes.train --model {name}` trains it, or goes on from its checkpoint; see
+`python -m data.build.train --model {name}` trains it, or goes on from its checkpoint; see
 data/scenes/README.md for what the scenes show and which biases are planted. {note}
 
 ![training curve](curve.png)
 
 ## Results
 
-On the style and the fonts never trained on, by `python -m gscam_lib.scenes.report {name}`:
+On the style and the fonts never trained on, by `python -m data.build.report {name}`:
 
 {table}
 
@@ -303,7 +303,7 @@ def main(
 
 def folder_of(model: str) -> Path:
     """Return the folder of a bundled model, or the folder itself."""
-    from gscam_lib.clip import bundled_models
+    from gscam_lib.model.weights import bundled_models
 
     return bundled_models().get(model, Path(model))
 

@@ -1,0 +1,298 @@
+"""The network: feeding it a photo, encoding prompts, embedding masked copies.
+
+Sources: open_clip for the networks and their weights; the preprocessing of the gScoreCAM paper's
+released code (the whole photo squashed to the input square, bicubic, no crop).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import open_clip
+import psutil
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gscam_lib.model.folded import folded
+from gscam_lib.model.layers import LayerLike, blocks_of, evaluating, find_layer
+from gscam_lib.model.photo import Geometry
+from gscam_lib.model.prompts import Knowledge, Prompt, as_target, check_prompt, unknown_words
+from gscam_lib.model.towers import ViT, as_vit
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BATCH_SIZE = (8, 256)  # on CPUs, where larger batches leave the cache; on GPUs
+
+
+def paper_k(channels: int) -> int:
+    """The paper's share of channels: 300 of 3072."""
+    return max(1, round(300 / 3072 * channels))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+class Network:
+    """A CLIP: an image tower with spatial layers, a text tower, and one joint space.
+
+    network: an open_clip model; tokenizer: its tokenizer (texts, context_length) -> (P, L) ids;
+    name: shown in results; layer: as in `find_layer` (None: the tower's default);
+    vocabulary: the names the text tower was trained on, None if it is open; precision: of the image
+    tower, "fp32", "bf16" or "fp16" (autocast; embeddings and what follows stay fp32); compiled: the
+    image tower runs through torch.compile where masked copies are embedded.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        *,
+        name: str = "custom",
+        layer: LayerLike | None = None,
+        bundled: bool = False,
+        vocabulary: Sequence[str] | None = None,
+        precision: str = "fp32",
+        compiled: bool = False,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"Got precision={precision!r}; expected one of {', '.join(PRECISIONS)}."
+            )
+        self.precision = precision
+        self._compiled = compiled
+        self._quick: tuple[list[tuple[int, int]], Any, Any] | None = None
+        self.lock = threading.RLock()  # hooks belong to the network: one thread at a time
+        self.network: Any = network  # open_clip's classes say nothing of their attributes
+        self.tokenizer = tokenizer
+        self.name = name
+        self.bundled = bundled
+        self.vocabulary = None if vocabulary is None else tuple(vocabulary)
+        visual = network.visual
+        size = visual.image_size
+        rows, columns = size if isinstance(size, tuple | list) else (size, size)
+        if rows != columns:
+            raise ValueError(f"{name} takes {rows} × {columns} px; expected a square input.")
+        self.input_size = int(rows)
+        with evaluating(network):
+            self.layer = find_layer(visual, layer, self.input_size)
+        mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+        std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        self._mean = torch.tensor(mean).view(3, 1, 1)
+        self._std = torch.tensor(std).view(3, 1, 1)
+        self._text: dict[str, Tensor] = {}
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, input {self.input_size} px, layer {self.layer.name!r})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.network.parameters()).device
+        return device
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor between cosine and logit (100 for OpenAI's models)."""
+        return float(self.network.logit_scale.detach().exp())
+
+    @cached_property
+    def vit(self) -> ViT | None:
+        """The image tower as tokens and attention; None unless it is a ViT with a class token."""
+        return as_vit(self.network.visual)
+
+    @cached_property
+    def tower(self) -> str:
+        """Kind of image tower: "resnet" (attention pooling), "cnn", "vit" or "pooled-vit".
+
+        A "vit" puts its class token into the joint space; a "pooled-vit" pools its patches, or has
+        another kind of attention.
+        """
+        visual = self.network.visual
+        if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
+            return "resnet"
+        if self.vit is not None:
+            return "vit"
+        return "pooled-vit" if blocks_of(visual)[0] else "cnn"
+
+    @cached_property
+    def channels(self) -> int:
+        """Number of channels of the target layer."""
+        found: list[int] = []
+
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            found.append(int(self.layer.to_map(output).shape[1]))
+
+        handle = self.layer.module.register_forward_hook(note)
+        try:
+            self._embed_blank()
+        finally:
+            handle.remove()
+        return found[0]
+
+    @cached_property
+    def weights_sha(self) -> str:
+        """SHA-256 of weights and precision, in 16 hexadecimal digits; names a run or a cache."""
+        digest = hashlib.sha256(b"" if self.precision == "fp32" else self.precision.encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    @property
+    def default_k(self) -> int:
+        """The paper's share of channels: 300 of 3072, scaled to this model's layer."""
+        return paper_k(self.channels)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images in one forward pass: the quickest number, or what fits half of the free memory."""
+        fits = free_memory(self.device) // 2 // self._image_bytes
+        return max(1, min(BATCH_SIZE[self.device.type == "cuda"], fits))
+
+    @cached_property
+    def _image_bytes(self) -> int:
+        """About what a forward pass needs for one image: some of its largest outputs at once."""
+        largest = 0
+
+        def note(module: nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal largest
+            if isinstance(output, Tensor):
+                largest = max(largest, output.numel() * output.element_size())
+
+        handles = [module.register_forward_hook(note) for module in self.network.visual.modules()]
+        try:
+            self._embed_blank()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return 6 * largest
+
+    @torch.inference_mode()
+    def _embed_blank(self) -> None:
+        size = self.input_size
+        self.encode_pixels(torch.zeros(1, 3, size, size, device=self.device))
+
+    def preprocess(self, photo: Image.Image) -> Tensor:
+        """Squash a photo and normalize it: (3, S, S) float32 on the model's device."""
+        geometry = Geometry(photo.width, photo.height, self.input_size)
+        pixels = np.asarray(geometry.squash(photo), dtype=np.float32) / 255
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+        tensor = ((tensor - self._mean) / self._std).contiguous()
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Run parts of the network: in eval mode, one thread at a time, its hooks alone in it."""
+        with self.lock, evaluating(self.network):
+            yield
+
+    def encode_pixels(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
+        """Embed (B, 3, S, S) preprocessed images: (B, D), unit length, fp32.
+
+        fast: run `quick_tower`, compiled where the model was loaded with compile=True. Hooks and
+        gradients need the other one.
+        """
+        encode = self._encode_quickly() if fast else self.network.encode_image
+        dtype = PRECISIONS[self.precision]
+        enabled = dtype is not torch.float32
+        cast = torch.autocast(self.device.type, dtype, enabled=enabled)
+        with self.running(), cast:
+            features: Tensor = encode(pixels)
+        return nn.functional.normalize(features.float(), dim=-1)
+
+    @property
+    def quick_tower(self) -> nn.Module:
+        """What embeds masked copies: the image tower, `folded` where that is possible.
+
+        Weights changed in place (training, loading) are noticed, and it is made anew.
+        """
+        self._encode_quickly()
+        assert self._quick is not None
+        tower: nn.Module = self._quick[1]
+        return tower
+
+    def _encode_quickly(self) -> Any:
+        visual = self.network.visual
+        tensors = (*visual.parameters(), *visual.buffers())
+        versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
+        if self._quick is None or self._quick[0] != versions:
+            with self.running():
+                network: Any = folded(self.network)
+            encode = network.encode_image
+            encode = torch.compile(encode) if self._compiled else encode
+            self._quick = versions, network.visual, encode
+        return self._quick[2]
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Embed sentences: (P, D), unit length; each is encoded once in a model's life."""
+        new = [p for p in dict.fromkeys(map(check_prompt, prompts)) if p not in self._text]
+        if new:
+            tokens = self._tokenize(new).to(self.device)
+            with torch.no_grad(), self.running():
+                features = nn.functional.normalize(self.network.encode_text(tokens), dim=-1)
+            self._text.update(zip(new, features, strict=True))
+        return torch.stack([self._text[p] for p in prompts])
+
+    def encode_target(self, prompt: Prompt) -> Tensor:
+        """Unit vectors of a prompt and of what it is held against: (1 + distractors, D)."""
+        target = as_target(prompt)
+        if target.vector is None:
+            wanted = self.encode_text(target.prompts).mean(0)
+        else:
+            wanted = target.vector.detach().to(self.device).float()
+        rows = [nn.functional.normalize(wanted, dim=0)]
+        rows += list(self.encode_text(target.against)) if target.against else []
+        return torch.stack(rows)
+
+    def scores(self, embeddings: Tensor, prompt: Prompt) -> Tensor:
+        """Scores of (n, D) unit embeddings for a prompt: (n,).
+
+        The logit exp(logit_scale) · cos; for a target held against distractors the log softmax of
+        its logit among theirs (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023).
+        """
+        logits = self.logit_scale * embeddings @ self.encode_target(prompt).T
+        return logits[:, 0] if logits.shape[1] == 1 else logits.log_softmax(1)[:, 0]
+
+    def _tokenize(self, prompts: list[str]) -> Tensor:
+        length = getattr(self.network, "context_length", None) or self.tokenizer.context_length
+        tokens: Tensor = self.tokenizer(prompts, context_length=length)
+        longer: Tensor = self.tokenizer(prompts, context_length=length + 1)
+        for prompt, short, long in zip(prompts, tokens, longer, strict=True):
+            if not torch.equal(short, long[:length]):  # the tokenizer would cut it silently
+                raise ValueError(
+                    f"The prompt '{prompt[:60]}…' has more than the {length} tokens that "
+                    f"{self.name} reads. Shorten it."
+                )
+        return tokens
+
+    def knows(self, prompt: Prompt) -> Knowledge:
+        """Tell whether a prompt is made of names this model was trained on, else the nearest ones.
+
+        Always known for models with an open vocabulary (any pretrained CLIP).
+        """
+        target = as_target(prompt)
+        if self.vocabulary is None:
+            return Knowledge(True)
+        names = frozenset(self.vocabulary)
+        sentences = {p: unknown_words(p, names) for p in (*target.prompts, *target.against)}
+        unknown = tuple(dict.fromkeys(word for words in sentences.values() for word in words))
+        if not unknown:
+            return Knowledge(True)
+        spelled = [m for w in unknown for m in difflib.get_close_matches(w, self.vocabulary, n=1)]
+        strange = next(p for p, words in sentences.items() if words)
+        cosines = self.encode_text(self.vocabulary) @ self.encode_text([strange])[0]
+        meant = [self.vocabulary[int(i)] for i in cosines.topk(min(3, len(cosines))).indices]
+        return Knowledge(False, unknown, tuple(dict.fromkeys(spelled + meant)))
