@@ -183,7 +183,9 @@ def test_batches_are_halved_where_memory_runs_out(resnet, photo, monkeypatch):
 
 def test_the_batch_fits_the_free_memory(resnet, photo, monkeypatch):
     assert 1 <= resnet.batch_size <= 16
-    monkeypatch.setattr("gscam_lib.model.network.free_memory", lambda device: 2 * 5 * resnet._image_bytes)
+    monkeypatch.setattr(
+        "gscam_lib.model.network.free_memory", lambda device: 2 * 5 * resnet._image_bytes
+    )
     fresh = tiny_clip("resnet")
     assert fresh.batch_size == 5
     with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
