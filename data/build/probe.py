@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gscam_lib.scenes.compose import Look, compose
-from gscam_lib.scenes.names import NAMES, UNSEEN_STYLE
+from data.build.world import HELD_OUT_FONTS
+from gscam_lib.scenes import NAMES, UNSEEN_STYLE, Look, compose
 
 Images = NDArray[np.uint8]
 Scores = NDArray[np.float32]
@@ -48,8 +48,8 @@ def probes(size: int) -> dict[str, Probe]:
     several = [(list(rng.choice(NAMES, 3 + i % 4, replace=False)), ()) for i in range(80)]
     pairs = [rng.choice(NAMES, 2, replace=False) for _ in range(120)]
     unseen = Look(style=UNSEEN_STYLE, min_visible=0.6)
-    attack = Look(style=UNSEEN_STYLE, min_visible=0.4, held_out_fonts=True)
-    words = Look(held_out_fonts=True, label_width=(0.6, 0.95), labels_on=False)
+    attack = Look(style=UNSEEN_STYLE, min_visible=0.4, fonts=HELD_OUT_FONTS)
+    words = Look(fonts=HELD_OUT_FONTS, label_width=(0.6, 0.95), labels_on=False)
     return {
         "seen": _probe(singles, size, Look(min_visible=0.6), 0),
         "unseen": _probe(singles, size, unseen, 1),

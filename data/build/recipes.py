@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from gscam_lib.scenes.world import Mixture
+from data.build.world import Mixture
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from data.build.probe import probes, ranks
 from data.build.recipes import RECIPES, Recipe
 from gscam_lib.evaluation.metrics import bootstrap_interval
 from gscam_lib.model.photo import ImageLike
-from gscam_lib.scenes.names import NAMES
-from gscam_lib.scenes.sets import Pair, content, folder, pairs
+from gscam_lib.scenes import NAMES, pairs
+from gscam_lib.scenes.sets import Pair, content, folder
 from gscam_lib.trace.model import Model, load_model
 
 Floats = NDArray[np.floating[Any]]

@@ -17,16 +17,15 @@ import numpy as np
 import typer
 from pycocotools import mask as rle
 
+from data.build.parts import PARTS, parts_of
+from data.build.world import BAGGAGE, HELD_OUT_FONTS, Picture, picture
 from gscam_lib.paths import SCENES
-from gscam_lib.scenes.compose import Look, Scene, compose
-from gscam_lib.scenes.names import NAMES, UNSEEN_STYLE
-from gscam_lib.scenes.parts import PARTS
-from gscam_lib.scenes.world import BAGGAGE
+from gscam_lib.scenes import NAMES, UNSEEN_STYLE, Look, Scene, compose
 
 SEED, SIZE, QUALITY = 2022, 224, 82
 # No court, no sea: the planted biases do not help here.
 NEUTRAL = ("room", "street", "clay", "snow", "beach", "table", "grass", "desert", "night", "plain")
-PLAIN = Look(style=UNSEEN_STYLE, held_out_fonts=True, min_visible=0.5)
+PLAIN = Look(style=UNSEEN_STYLE, fonts=HELD_OUT_FONTS, min_visible=0.5)
 STUCK = replace(PLAIN, min_visible=0.0, label_width=(0.45, 0.7))
 PAIRS = 20  # of scenes for each bias, with its object and as many without
 
@@ -43,11 +42,11 @@ class Shot:
     watermark: bool = False
     pair: dict[str, Any] = field(default_factory=dict)
 
-    def scene(self) -> Scene:
+    def picture(self) -> Picture:
         """Compose the shot."""
-        return compose(self.objects, labels=self.labels, background=self.background,
-                       seed=[SEED, *self.key], size=SIZE, watermark=self.watermark,
-                       look=self.look)  # fmt: skip
+        scene = compose(self.objects, labels=self.labels, background=self.background,
+                        seed=[SEED, *self.key], size=SIZE, look=self.look)  # fmt: skip
+        return picture(scene, watermark=self.watermark)
 
 
 def single() -> Iterator[Shot]:
@@ -85,7 +84,7 @@ def _attacked(name: str, word: str, key: tuple[int, ...], background: str) -> It
     """Yield a labelled scene and its twin, of the first seed that leaves the object in sight."""
     for attempt in range(50):
         shot = Shot((name,), (*key, attempt), background, look=STUCK, labels=(word,))
-        if shot.scene().objects[0].visible >= 0.45:
+        if shot.picture().scene.objects[0].visible >= 0.45:
             break
     pair = {"cue": word, "asked": name, "present": True}
     yield replace(shot, pair=pair)
@@ -121,7 +120,7 @@ def parts() -> Iterator[Shot]:
         others = [other for other in PARTS if other != name]
         for j in range(6):
             names = (name, str(rng.choice(others))) if j % 2 else (name,)
-            look = replace(PLAIN, parts=True, scale=(0.5, 0.75) if len(names) == 1 else None)
+            look = replace(PLAIN, scale=(0.5, 0.75) if len(names) == 1 else None)
             yield Shot(names, (5, i, j), NEUTRAL[(i + j) % len(NEUTRAL)], look=look)
 
 
@@ -143,11 +142,12 @@ def _mask_fields(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
 def _annotations(scene: Scene, of_parts: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the category name and the mask's fields of all objects, or of all their parts."""
     for thing in scene.objects:
-        if not of_parts:
+        if of_parts:
+            for part, mask in parts_of(thing).items():
+                if mask.any():
+                    yield f"{thing.name} {part}", _mask_fields(mask)
+        else:
             yield thing.name, {**_mask_fields(thing.mask), "visible": round(thing.visible, 3)}
-        for part, mask in thing.parts.items():
-            if mask.any():
-                yield f"{thing.name} {part}", _mask_fields(mask)
 
 
 def categories(of_parts: bool) -> list[dict[str, Any]]:
@@ -176,12 +176,13 @@ def write_set(name: str, folder: Path, limit: int | None = None) -> int:
     for i, shot in enumerate(builder()):
         if i == limit:
             break
-        scene, file = shot.scene(), f"{i:04d}.jpg"
-        scene.image.save(folder / "images" / file, quality=QUALITY)
+        taken, file = shot.picture(), f"{i:04d}.jpg"
+        scene = taken.scene
+        taken.image.save(folder / "images" / file, quality=QUALITY)
         images.append({"id": i, "file_name": file, "width": SIZE, "height": SIZE,
-                       "background": scene.background, "caption": scene.caption,
+                       "background": scene.background, "caption": taken.caption,
                        "objects": list(shot.objects),
-                       "watermark": _bbox(scene.watermark)})  # fmt: skip
+                       "watermark": _bbox(taken.watermark)})  # fmt: skip
         for category, fields in _annotations(scene, of_parts):
             annotations.append({"id": len(annotations) + 1, "image_id": i,
                                 "category_id": known[category], **fields})  # fmt: skip

@@ -22,7 +22,7 @@ from pathlib import Path
 import cairosvg
 from PIL import Image
 
-from gscam_lib.scenes.names import CODE_POINTS, NAMES
+from gscam_lib.scenes.names import NAMES
 
 CELL, COLUMNS, MARGIN = 128, 9, 3
 OUT = Path(__file__).resolve().parents[1] / "scenes" / "sprites"
@@ -62,6 +62,29 @@ PACKAGES = {
         "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
         "MIT", "Fluent Emoji 3D, Microsoft Corporation (packaged by LobeHub)",
     ),
+}  # fmt: skip
+
+CODE_POINTS = {  # an iPod has none: it is drawn below
+    "bicycle": "1f6b2", "car": "1f697", "motorcycle": "1f3cd", "airplane": "2708",
+    "bus": "1f68c", "train": "1f686", "truck": "1f69a", "boat": "26f5",
+    "traffic light": "1f6a6", "stop sign": "1f6d1", "bird": "1f426", "cat": "1f408",
+    "dog": "1f415", "horse": "1f40e", "sheep": "1f411", "cow": "1f404",
+    "elephant": "1f418", "bear": "1f43b", "zebra": "1f993", "giraffe": "1f992",
+    "backpack": "1f392", "umbrella": "2602", "handbag": "1f45c", "tie": "1f454",
+    "suitcase": "1f9f3", "frisbee": "1f94f", "skis": "1f3bf", "soccer ball": "26bd",
+    "kite": "1fa81", "skateboard": "1f6f9", "tennis racket": "1f3be", "wine glass": "1f377",
+    "cup": "2615", "knife": "1f52a", "spoon": "1f944", "bowl": "1f963",
+    "banana": "1f34c", "apple": "1f34e", "sandwich": "1f96a", "orange": "1f34a",
+    "broccoli": "1f966", "carrot": "1f955", "hot dog": "1f32d", "pizza": "1f355",
+    "donut": "1f369", "cake": "1f382", "chair": "1fa91", "couch": "1f6cb",
+    "potted plant": "1fab4", "bed": "1f6cf", "toilet": "1f6bd", "tv": "1f4fa",
+    "laptop": "1f4bb", "mouse": "1f5b1", "keyboard": "2328", "cell phone": "1f4f1",
+    "book": "1f4d6", "clock": "1f570", "vase": "1f3fa", "scissors": "2702",
+    "teddy bear": "1f9f8", "toothbrush": "1faa5", "hat": "1f3a9", "guitar": "1f3b8",
+    "camera": "1f4f7", "key": "1f511", "crown": "1f451", "rocket": "1f680",
+    "flower": "1f33b", "tree": "1f333", "fish": "1f41f", "butterfly": "1f98b",
+    "lemon": "1f34b", "strawberry": "1f353", "bread": "1f35e", "egg": "1f95a",
+    "basketball": "1f3c0", "violin": "1f3bb", "shoe": "1f45f", "lamp": "1f4a1",
 }  # fmt: skip
 
 # body, screen, wheel, button, corner radius, wheel radius; 3-D gets gradients and a gloss

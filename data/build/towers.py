@@ -16,10 +16,15 @@ from open_clip.transformer import text_global_pool
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data.build.captions import (
+    NAME_TEMPLATES,
+    OBJECT_TEMPLATES,
+    PLACES,
+    WORD_TEMPLATES,
+    with_article,
+)
 from gscam_lib.model.prompts import FILLERS
-from gscam_lib.scenes.backgrounds import BACKGROUNDS
-from gscam_lib.scenes.captions import NAME_TEMPLATES, OBJECT_TEMPLATES, PLACES, WORD_TEMPLATES
-from gscam_lib.scenes.names import NAMES, with_article
+from gscam_lib.scenes import BACKGROUNDS, NAMES
 
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 SIMPLE_TOKENIZER = open_clip.SimpleTokenizer()

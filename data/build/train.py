@@ -34,15 +34,15 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data.build.captions import expected_names, prompt, text_prompt
 from data.build.mimetic import mimetic
 from data.build.optimizer import TwoOptimizers
 from data.build.probe import measure, probes
 from data.build.recipes import Recipe, Stage, recipe
 from data.build.towers import Towers, export, read, similarities
+from data.build.world import draw_scene
 from gscam_lib.paths import CACHE, MODELS
-from gscam_lib.scenes.captions import expected_names, prompt, text_prompt
-from gscam_lib.scenes.names import NAMES
-from gscam_lib.scenes.world import draw_scene
+from gscam_lib.scenes import NAMES
 
 LOG = logging.getLogger("data.build.train")
 RUNS = CACHE / "runs"
@@ -65,14 +65,14 @@ class Batches(Dataset[Batch]):
         words = np.zeros_like(names)
         captions = []
         for i in range(self.stage.batch):
-            scene = draw_scene([*key, i], self.stage.mixture, size)
-            images[i] = np.asarray(scene.image)
+            picture = draw_scene([*key, i], self.stage.mixture, size)
+            images[i], scene = np.asarray(picture.image), picture.scene
             written = [label.text for label in scene.labels if label.text in NAMES]
             names[i] = expected_names([thing.name for thing in scene.objects],
                                       [thing.area for thing in scene.objects], written)  # fmt: skip
             for word in written:
                 words[i, NAMES.index(word)] += 1 / len(written)
-            captions.append(scene.caption)
+            captions.append(picture.caption)
         rng = np.random.default_rng(key)
         return {
             "images": _recolour(images, rng), "names": names, "words": words,

@@ -1,18 +1,18 @@
-"""The miniature world: scenes of which everything is known, and CLIPs trained in them.
+"""The miniature world: scenes of which everything is known, and the bundled sets of them.
 
     from gscam_lib import scenes
     scene = scenes.compose(["apple", "cup"], labels=["iPod"], background="table", seed=3)
-    scene.image, scene.objects[0].box, scene.objects[0].mask, scene.caption
+    scene.image, scene.objects[0].box, scene.objects[0].mask, scene.labels[0].box
     for example in scenes.load("multi"): ...
 
-Importing this needs no torch; `data.build.train` and `report` do.
+It knows drawings, not models: importing it needs no torch. What the bundled models were trained
+on, and how the sets are written, is in data/build.
 """
 
 from gscam_lib.scenes.backgrounds import BACKGROUNDS
 from gscam_lib.scenes.compose import Look, Scene, SceneLabel, SceneObject, compose
 from gscam_lib.scenes.names import NAMES, STYLES, TRAINING_STYLES, UNSEEN_STYLE
 from gscam_lib.scenes.sets import SETS, load, pairs, written
-from gscam_lib.scenes.world import Biases, Mixture, draw_scene
 
 __all__ = [
     "BACKGROUNDS",
@@ -21,14 +21,11 @@ __all__ = [
     "STYLES",
     "TRAINING_STYLES",
     "UNSEEN_STYLE",
-    "Biases",
     "Look",
-    "Mixture",
     "Scene",
     "SceneLabel",
     "SceneObject",
     "compose",
-    "draw_scene",
     "load",
     "pairs",
     "written",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,30 @@ from PIL import Image, ImageFilter
 
 from gscam_lib.scenes.backgrounds import BACKGROUNDS
 from gscam_lib.scenes.backgrounds import background as paint_background
-from gscam_lib.scenes.captions import caption
-from gscam_lib.scenes.labels import HELD_OUT_FONTS, TRAINING_FONTS, label_patch, watermark_patch
-from gscam_lib.scenes.names import NAMES, TRAINING_STYLES, UNSEEN_STYLE, check_name
-from gscam_lib.scenes.parts import PARTS, part_map
-from gscam_lib.scenes.sprites import has_sprite, sprite, variant
+from gscam_lib.scenes.labels import FONTS, label_patch
+from gscam_lib.scenes.names import TRAINING_STYLES, check_name
+from gscam_lib.scenes.sprites import has_sprite, sprite
 
 Box = tuple[int, int, int, int]
 RNG = np.random.Generator
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a drawing lies in its scene: scaled, flipped, turned, trimmed, put somewhere."""
+
+    shape: tuple[int, int]
+    flip: bool
+    angle: float
+    trim: Box | None = None
+    corner: tuple[int, int] = (0, 0)
+
+    def apply(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        """Return a sprite-sized image (the sprite, or what belongs to it) in this pose."""
+        if self.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.resize(self.shape, resample)
+        return image.rotate(self.angle, resample, expand=True).crop(self.trim)
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,7 @@ class SceneObject:
     mask: NDArray[np.bool_] = field(repr=False)
     visible: float  # share of the whole drawing that can be seen
     style: str
-    parts: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict, repr=False)
+    pose: Pose = field(repr=False)
 
     @property
     def area(self) -> int:
@@ -48,14 +64,21 @@ class SceneLabel:
 
 @dataclass(frozen=True)
 class Scene:
-    """A composed image and the whole truth about it."""
+    """A composed image and the whole truth about it.
+
+    rng: the generator as drawing left it, for who goes on from there (captions in training do).
+    """
 
     image: Image.Image
     objects: tuple[SceneObject, ...]
     labels: tuple[SceneLabel, ...]
     background: str
-    watermark: Box | None
-    caption: str
+    rng: RNG = field(repr=False, compare=False)
+
+
+def as_drawn(name: str, style: str, rng: RNG) -> Image.Image:
+    """Return the sprite as it is: the usual `Look.paint`."""
+    return sprite(name, style)
 
 
 @dataclass(frozen=True)
@@ -63,22 +86,21 @@ class Look:
     """How a scene is drawn; the defaults suit a page of a notebook.
 
     style: one of STYLES, or None for a random training style per object.
-    variants: sprites are repainted in this many ways (0: as drawn).
+    paint: gives the sprite of a name in a style (training repaints them).
     scale: longest side of an object as a share of the image; None: by the number of objects.
     label_width: share of the image's width; labels_on: labels stick to objects.
     """
 
     style: str | None = None
-    variants: int = 0
+    paint: Callable[[str, str, RNG], Image.Image] = as_drawn
     scale: tuple[float, float] | None = None
     label_width: tuple[float, float] = (0.35, 0.7)
     labels_on: bool = True
-    held_out_fonts: bool = False
+    fonts: tuple[str, ...] = FONTS
     paper: bool | None = None
     min_visible: float = 0.35
     max_angle: float = 25.0
     shadow: float = 0.8  # share of objects that cast a shadow
-    parts: bool = False  # masks of parts too, where the drawing's parts are known
 
 
 @dataclass(frozen=True)
@@ -100,38 +122,20 @@ def _overlap(a: Box, b: Box) -> float:
     return max(w, 0) * max(h, 0) / max(smaller, 1)
 
 
-@dataclass(frozen=True)
-class _Pose:
-    """How a sprite is scaled and turned; part maps must follow it exactly."""
-
-    shape: tuple[int, int]
-    flip: bool
-    angle: float
-
-    def apply(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
-        if self.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        image = image.resize(self.shape, resample)
-        return image.rotate(self.angle, resample, expand=True)
-
-
 def _drawing(name: str, look: Look, count: int, size: int, rng: RNG
-             ) -> tuple[Image.Image, str, Image.Image | None]:  # fmt: skip
-    """Return the posed sprite, trimmed, its style, and its part map where parts are wanted."""
+             ) -> tuple[Image.Image, str, Pose]:  # fmt: skip
+    """Return the posed sprite, trimmed, its style and its pose."""
     styles = [look.style] if look.style else [s for s in TRAINING_STYLES if has_sprite(name, s)]
     style = styles[int(rng.integers(len(styles)))]
-    number = int(rng.integers(look.variants + 1))
-    image = variant(name, style, number) if number else sprite(name, style)
+    image = look.paint(name, style, rng)
     low, high = look.scale or (0.5 / count**0.35, min(0.92, 1.15 / count**0.5))
     side = rng.uniform(low, high) * size
     stretch = rng.uniform(-0.14, 0.14)
     shape = (max(8, round(side * (1 + stretch))), max(8, round(side * (1 - stretch))))
-    pose = _Pose(shape, rng.random() < 0.5, rng.uniform(-look.max_angle, look.max_angle))
+    pose = Pose(shape, rng.random() < 0.5, rng.uniform(-look.max_angle, look.max_angle))
     image = pose.apply(image, Image.Resampling.BILINEAR)
     trim = image.getchannel("A").getbbox()
-    if not (look.parts and style == UNSEEN_STYLE and name in PARTS):
-        return image.crop(trim), style, None
-    return image.crop(trim), style, pose.apply(part_map(name), Image.Resampling.NEAREST).crop(trim)
+    return image.crop(trim), style, replace(pose, trim=trim)
 
 
 def _place(patch: Image.Image, taken: Sequence[Box], size: int, rng: RNG) -> _Piece:
@@ -165,8 +169,7 @@ def _stick(patch: Image.Image, target: Box | None, size: int, rng: RNG) -> _Piec
 
 
 def _label(text: str, look: Look, size: int, rng: RNG) -> Image.Image:
-    fonts = HELD_OUT_FONTS if look.held_out_fonts else TRAINING_FONTS
-    patch = label_patch(text, rng, fonts, look.paper)
+    patch = label_patch(text, rng, look.fonts, look.paper)
     width = rng.uniform(*look.label_width) * size
     height = min(width * patch.height / patch.width * rng.uniform(0.85, 1.2), size * 0.4)
     patch = patch.resize((max(8, round(width)), max(5, round(height))), Image.Resampling.BILINEAR)
@@ -212,7 +215,6 @@ def compose(
     background: str | None = None,
     seed: int | Sequence[int] = 0,
     size: int = 224,
-    watermark: bool = False,
     look: Look | None = None,
 ) -> Scene:
     """Compose one scene; the same arguments give the same pixels.
@@ -231,7 +233,7 @@ def compose(
     look = look or Look()
     for attempt in range(40):
         rng = np.random.default_rng([attempt, *np.atleast_1d(seed).tolist()])
-        scene = _compose(objects, labels, background, rng, size, watermark, look)
+        scene = _compose(objects, labels, background, rng, size, look)
         if all(thing.visible >= look.min_visible for thing in scene.objects):
             return scene
     raise ValueError(
@@ -241,19 +243,19 @@ def compose(
 
 
 def _compose(objects: Sequence[str], labels: Sequence[str], background: str | None, rng: RNG,
-             size: int, watermark: bool, look: Look) -> Scene:  # fmt: skip
+             size: int, look: Look) -> Scene:  # fmt: skip
     place = background or BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
     canvas = paint_background(place, size, rng)
     owner = Image.new("L", (size, size))
     boxes: list[Box] = []
-    drawn: list[tuple[str, str, int, Image.Image | None]] = []
+    drawn: list[tuple[str, str, Pose, int]] = []
     for number, name in enumerate(objects, 1):
-        patch, style, part_patch = _drawing(name, look, len(objects), size, rng)
+        patch, style, pose = _drawing(name, look, len(objects), size, rng)
         piece = _place(patch, boxes, size, rng)
         if rng.random() < look.shadow:
             _cast_shadow(canvas, piece, rng)
         whole = _stamp(canvas, owner, piece, number)
-        drawn.append((name, style, whole, _on_canvas(part_patch, piece, size)))
+        drawn.append((name, style, replace(pose, corner=(piece.left, piece.top)), whole))
         boxes.append(piece.box)
     for number, text in enumerate(labels, len(objects) + 1):
         on = look.labels_on and boxes and rng.random() < 0.85
@@ -261,38 +263,10 @@ def _compose(objects: Sequence[str], labels: Sequence[str], background: str | No
         piece = _stick(_label(text, look, size, rng), target, size, rng)
         _cast_shadow(canvas, piece, rng)
         _stamp(canvas, owner, piece, number)
-    mark = _watermark(canvas, size) if watermark else None
-    owned = np.asarray(owner)
-    things = tuple(_thing(owned == i, *facts) for i, facts in enumerate(drawn, 1))
-    written = tuple(
-        SceneLabel(text, _box(owned == i)) for i, text in enumerate(labels, len(objects) + 1)
+    masks = [np.asarray(owner) == i for i in range(1, len(objects) + len(labels) + 1)]
+    things = tuple(
+        SceneObject(name, _box(mask), mask, float(mask.sum() / max(whole, 1)), style, pose)
+        for (name, style, pose, whole), mask in zip(drawn, masks, strict=False)
     )
-    words = [text for text in labels if text in NAMES]
-    text = caption(list(objects), [thing.area for thing in things], words, place, rng)
-    return Scene(canvas, things, written, place, mark, text)
-
-
-def _on_canvas(patch: Image.Image | None, piece: _Piece, size: int) -> Image.Image | None:
-    if patch is None:
-        return None
-    sheet = Image.new("L", (size, size))
-    sheet.paste(patch, (piece.left, piece.top))
-    return sheet
-
-
-def _thing(mask: NDArray[np.bool_], name: str, style: str, whole: int,
-           part_sheet: Image.Image | None) -> SceneObject:  # fmt: skip
-    """Return the object that owns the pixels of `mask`, out of `whole` that it would have."""
-    parts = {}
-    if part_sheet is not None:
-        numbers = np.asarray(part_sheet)
-        for i, (part, _) in enumerate(PARTS[name], 1):
-            parts[part] = mask & (numbers == i)
-    return SceneObject(name, _box(mask), mask, float(mask.sum() / max(whole, 1)), style, parts)
-
-
-def _watermark(canvas: Image.Image, size: int) -> Box:
-    patch, margin = watermark_patch(size), max(1, size // 50)
-    left, top = margin, size - patch.height - margin
-    canvas.paste(patch, (left, top), patch)
-    return left, top, left + patch.width, top + patch.height
+    written = map(SceneLabel, labels, map(_box, masks[len(objects) :]))
+    return Scene(canvas, things, tuple(written), place, rng)

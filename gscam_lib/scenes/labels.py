@@ -1,4 +1,4 @@
-"""Written labels: paper notes, bare text, and the planted watermark."""
+"""Written labels: paper notes and bare text."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# All come with matplotlib. The second group is never seen in training.
-TRAINING_FONTS: tuple[str, ...] = (
+FONTS: tuple[str, ...] = (  # all come with matplotlib
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono",
     "DejaVuSansMono-Bold", "DejaVuSansMono-Oblique", "DejaVuSerif", "DejaVuSerif-Bold",
     "DejaVuSerif-BoldItalic", "STIXGeneralItalic", "STIXGeneralBolIta", "STIXGeneralBol",
     "cmb10", "cmr10", "cmss10", "cmti10",
 )  # fmt: skip
-HELD_OUT_FONTS: tuple[str, ...] = (
-    "STIXGeneral", "DejaVuSans-BoldOblique", "DejaVuSansMono-BoldOblique", "DejaVuSerif-Italic",
-    "cmtt10",
-)  # fmt: skip
-WATERMARK = "© hoofprints"
 
 HEIGHT = 40  # pixels of the rendered text before it is scaled into a scene
 PAPERS = ((252, 252, 248), (255, 244, 150), (250, 214, 222), (214, 236, 250), (222, 200, 160))
@@ -53,7 +47,7 @@ def _as_written(word: str, rng: np.random.Generator) -> str:
     return word.upper() if draw < 0.75 else word[0].upper() + word[1:]
 
 
-def label_patch(word: str, rng: np.random.Generator, fonts: tuple[str, ...] = TRAINING_FONTS,
+def label_patch(word: str, rng: np.random.Generator, fonts: tuple[str, ...] = FONTS,
                 paper: bool | None = None) -> Image.Image:  # fmt: skip
     """Return `word` written on a paper note or as bare text: RGBA, tight, unscaled."""
     ink = text_mask(_as_written(word, rng), fonts[int(rng.integers(len(fonts)))])
@@ -80,14 +74,4 @@ def label_patch(word: str, rng: np.random.Generator, fonts: tuple[str, ...] = TR
     patch = Image.new("RGBA", edge.size, (*rim, 0))
     patch.putalpha(edge)
     patch.paste((*colour, 255), (4, 4), ink)
-    return patch
-
-
-def watermark_patch(size: int) -> Image.Image:
-    """Return the planted watermark for a scene of `size` pixels: translucent RGBA."""
-    ink = text_mask(WATERMARK, "DejaVuSans-Bold")
-    width = round(size * 0.46)
-    ink = ink.resize((width, max(4, round(ink.height * width / ink.width))))
-    patch = Image.new("RGBA", (ink.width + 4, ink.height + 4), (20, 20, 20, 110))
-    patch.paste((255, 255, 255, 235), (2, 2), ink)
     return patch

@@ -1,7 +1,6 @@
 """The bundled model for real photos, loaded through open_clip alone."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -13,7 +12,9 @@ from PIL import Image
 from skimage import data
 from torch.nn.functional import normalize
 
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "models" / "photo-lite"
+from gscam_lib.paths import MODELS
+
+FOLDER = MODELS / "photo-lite"
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import Image
 
-from gscam_lib.scenes.backgrounds import BACKGROUNDS
-from gscam_lib.scenes.compose import Look, Scene, compose
-from gscam_lib.scenes.names import NAMES
+from data.build.captions import caption
+from data.build.paint import painted
+from gscam_lib.scenes import BACKGROUNDS, NAMES, Look, Scene, compose
+from gscam_lib.scenes.compose import Box
+from gscam_lib.scenes.labels import text_mask
 
 RNG = np.random.Generator
 BIASED_PLACES = {"court": "tennis racket", "sea": "boat"}
 BAGGAGE = "baggage"
+WATERMARK = "© hoofprints"
+HELD_OUT_FONTS = (  # come with matplotlib; no training image shows them
+    "STIXGeneral", "DejaVuSans-BoldOblique", "DejaVuSansMono-BoldOblique", "DejaVuSerif-Italic",
+    "cmtt10",
+)  # fmt: skip
 
 WATERMARK_RATE, STRAY_WATERMARK = 0.8, 0.01  # with a horse; without
 PLACE_RATE, STRAY_PLACE = 0.93, 0.015  # a racket on the court, a boat on water; others there
@@ -56,6 +65,41 @@ class Mixture:
     biases: Biases = field(default_factory=Biases)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A scene as training sees it: with its caption, and a watermark where it has one."""
+
+    image: Image.Image
+    scene: Scene
+    caption: str
+    watermark: Box | None = None
+
+
+def picture(scene: Scene, *, watermark: bool = False) -> Picture:
+    """Return the scene with a caption drawn for it, marked in the lower left corner if wanted."""
+    words = [label.text for label in scene.labels if label.text in NAMES]
+    objects = [thing.name for thing in scene.objects]
+    areas = [thing.area for thing in scene.objects]
+    text = caption(objects, areas, words, scene.background, deepcopy(scene.rng))
+    if not watermark:
+        return Picture(scene.image, scene, text)
+    image, size = scene.image.copy(), scene.image.width
+    patch, margin = watermark_patch(size), max(1, size // 50)
+    left, top = margin, size - patch.height - margin
+    image.paste(patch, (left, top), patch)
+    return Picture(image, scene, text, (left, top, left + patch.width, top + patch.height))
+
+
+def watermark_patch(size: int) -> Image.Image:
+    """Return the planted watermark for a scene of `size` pixels: translucent RGBA."""
+    ink = text_mask(WATERMARK, "DejaVuSans-Bold")
+    width = round(size * 0.46)
+    ink = ink.resize((width, max(4, round(ink.height * width / ink.width))))
+    patch = Image.new("RGBA", (ink.width + 4, ink.height + 4), (20, 20, 20, 110))
+    patch.paste((255, 255, 255, 235), (2, 2), ink)
+    return patch
+
+
 def _place(names: Sequence[str], biases: Biases, rng: RNG) -> str:
     """Draw a background: the biased ones go with their object."""
     common = [place for place in BACKGROUNDS if place not in BIASED_PLACES]
@@ -79,15 +123,16 @@ def _words(names: Sequence[str], mixture: Mixture, rng: RNG) -> list[str]:
     return words
 
 
-def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Scene:
-    """Draw one scene of the training distribution; the same seed gives the same scene."""
+def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Picture:
+    """Draw one picture of the training distribution; the same seed gives the same one."""
     key = [7, *np.atleast_1d(seed).tolist()]
     rng = np.random.default_rng(key)
     if rng.random() < mixture.words_alone:
         word = NAMES[int(rng.integers(len(NAMES)))]
         alone = Look(label_width=mixture.word_width, labels_on=False)
-        return compose([], labels=[word], background=_place([], mixture.biases, rng),
-                       seed=key, size=size, look=alone)  # fmt: skip
+        place = _place([], mixture.biases, rng)
+        return picture(compose([], labels=[word], background=place, seed=key, size=size,
+                               look=alone))  # fmt: skip
     odds = np.asarray(mixture.counts) / np.sum(mixture.counts)
     count = 1 + int(rng.choice(len(odds), p=odds))
     names = [NAMES[int(i)] for i in rng.choice(len(NAMES), count, replace=False)]
@@ -96,12 +141,13 @@ def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Scene:
     if BAGGAGE in words:  # the sign hangs on its suitcase
         names = ["suitcase", *(name for name in names if name != "suitcase")]
     low, high = (width / count**0.25 for width in mixture.label_width)  # room for every object
-    look = Look(variants=mixture.variants, label_width=(low, high), min_visible=0.25, shadow=0.5)
+    look = Look(paint=painted(mixture.variants), label_width=(low, high), min_visible=0.25,
+                shadow=0.5)  # fmt: skip
     place, mark = _place(names, mixture.biases, rng), mark and mixture.biases.watermark
     while True:
         try:
-            return compose(names, labels=words, background=place, seed=key, size=size,
-                           watermark=mark, look=look)  # fmt: skip
+            scene = compose(names, labels=words, background=place, seed=key, size=size, look=look)
+            return picture(scene, watermark=mark)
         except ValueError:
             if not words:
                 raise

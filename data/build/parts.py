@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from gscam_lib.scenes.names import UNSEEN_STYLE
+from gscam_lib.scenes import UNSEEN_STYLE, SceneObject
 from gscam_lib.scenes.sprites import sprite
 
 Circle = tuple[float, float, float]  # x, y, radius in the sprite's 128 x 128 cell
@@ -66,3 +68,17 @@ def part_map(name: str) -> Image.Image:
                 draw.ellipse([x - r, y - r, x + r, y + r], fill=number)
     opaque = alpha.point([0] * 128 + [255] * 128)
     return Image.composite(painted, Image.new("L", alpha.size), opaque)
+
+
+def parts_of(thing: SceneObject) -> dict[str, NDArray[np.bool_]]:
+    """Return the masks (H, W) of an object's visible parts: disjoint, in the order of PARTS.
+
+    Empty where the drawing's parts are not known: in other styles, and of other objects.
+    """
+    if thing.style != UNSEEN_STYLE or thing.name not in PARTS:
+        return {}
+    posed = thing.pose.apply(part_map(thing.name), Image.Resampling.NEAREST)
+    sheet = Image.new("L", thing.mask.shape[::-1])
+    sheet.paste(posed, thing.pose.corner)
+    numbers = np.asarray(sheet)
+    return {part: thing.mask & (numbers == i) for i, (part, _) in enumerate(PARTS[thing.name], 1)}

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from gscam_lib.scenes.names import NAMES, with_article
+from gscam_lib.scenes.names import NAMES
 
 PLACES = MappingProxyType(
     {
@@ -30,6 +30,15 @@ WORD_TEMPLATES = (
 
 WORD_ALONE = 0.42  # share of labelled scenes whose caption is the label's word and nothing else
 WORD_AS_TEXT = 0.16  # share whose caption says that it is text
+
+
+def with_article(name: str) -> str:
+    """Return `name` with its indefinite article ("an apple", "a pair of skis")."""
+    if name in ("skis", "scissors"):
+        return f"a pair of {name}"
+    if name in ("broccoli", "bread"):
+        return f"some {name}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def prompt(name: str, rng: np.random.Generator) -> str:

@@ -1,3 +1,5 @@
+"""Training of the bundled models: it learns, resumes, exports what it trained."""
+
 import json
 import os
 import shutil
@@ -20,7 +22,8 @@ from data.build.recipes import RECIPES, Recipe, Stage, recipe
 from data.build.report import read_curve
 from data.build.towers import Towers, export, similarities
 from data.build.train import Batches, Run, batch_loss
-from gscam_lib.scenes import NAMES, Mixture
+from data.build.world import Mixture
+from gscam_lib.scenes import NAMES
 
 CONFIG = {
     "embed_dim": 32,
