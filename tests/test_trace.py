@@ -251,5 +251,5 @@ def test_lower_precision_stays_near(photo, precision):
     a, b = (gs.heatmap(m.trace(photo), "a cat", k=20) for m in (exact, rough))
     assert a.values.dtype == b.values.dtype == np.float32
     assert np.corrcoef(a.values.ravel(), b.values.ravel())[0, 1] > 0.9
-    with pytest.raises(ValueError, match="precision='int4'; expected one of fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="precision='int4'; expected one of fp32, tf32, bf16"):
         gs.Model(exact.network, exact.tokenizer, precision="int4")

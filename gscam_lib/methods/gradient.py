@@ -95,7 +95,7 @@ def fullgrad(trace: Trace, prompt: Prompt) -> Tensor:
     """
     sites, biases = trace.keep("biases", lambda: _biases(trace.model.network.visual))
     pixels, outputs, embedding = trace.keep("fullgrad", lambda: trace.keep_outputs(sites))
-    with torch.enable_grad():
+    with torch.enable_grad(), trace.model.running():
         score = trace.model.scores(embedding, prompt)[0]
         at_input, *grads = torch.autograd.grad(score, [pixels, *outputs], retain_graph=True)
     total = _rescaled((at_input * pixels.detach())[0], trace.model.input_size)

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 GROUP = 8  # images
 
 
+@torch.inference_mode(False)  # its weights outlive the caller's mode
 @torch.no_grad()
 def folded(network: nn.Module) -> nn.Module:
     """An open_clip network whose image tower computes the same in less time, where that is known.

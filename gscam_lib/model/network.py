@@ -6,11 +6,12 @@ released code (the whole photo squashed to the input square, bicubic, no crop).
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +28,12 @@ from gscam_lib.model.photo import Geometry
 from gscam_lib.model.prompts import Knowledge, Prompt, as_target, check_prompt, unknown_words
 from gscam_lib.model.towers import ViT, as_vit
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,  # products of fp32 numbers with 10 bits of them, on NVIDIA GPUs
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 BATCH_SIZE = (8, 256)  # on CPUs, where larger batches leave the cache; on GPUs
 
 
@@ -43,13 +49,34 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let products of fp32 matrices and convolutions on CUDA use TF32, or not, for a while.
+
+    The switches belong to the process, and PyTorch's defaults differ: no for matrices, yes for
+    convolutions. Since 2.9 each has a second switch; the old one sets both.
+    """
+    matrices, images = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = [matrices, images.conv, images.rnn] if hasattr(images, "conv") else []
+    before = [s.fp32_precision for s in switches]
+    old = [p == "tf32" for p in before[:2]] or [matrices.allow_tf32, images.allow_tf32]
+    matrices.allow_tf32 = images.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matrices.allow_tf32, images.allow_tf32 = old
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
 class Network:
     """A CLIP: an image tower with spatial layers, a text tower, and one joint space.
 
     network: an open_clip model; tokenizer: its tokenizer (texts, context_length) -> (P, L) ids;
     name: shown in results; layer: as in `find_layer` (None: the tower's default);
     vocabulary: the names the text tower was trained on, None if it is open; precision: of the image
-    tower, "fp32", "bf16" or "fp16" (autocast; embeddings and what follows stay fp32); compiled: the
+    tower, "fp32" (full, on GPUs too, where PyTorch's own default for convolutions is TF32), "tf32"
+    (CUDA alone), "bf16" or "fp16" (autocast; embeddings and what follows stay fp32); compiled: the
     image tower runs through torch.compile where masked copies are embedded.
     """
 
@@ -68,6 +95,18 @@ class Network:
         if precision not in PRECISIONS:
             raise ValueError(
                 f"Got precision={precision!r}; expected one of {', '.join(PRECISIONS)}."
+            )
+        on = next(network.parameters()).device.type
+        if precision == "tf32" and on != "cuda":
+            raise ValueError(
+                f"Got precision='tf32' on {on}; TF32 is a mode of NVIDIA GPUs (device='cuda'). "
+                "Use 'fp32' here."
+            )
+        if precision == "fp16" and on == "cpu":
+            warnings.warn(
+                "precision='fp16' is several times slower than 'fp32' on a CPU; it is meant for "
+                "GPUs.",
+                stacklevel=3,
             )
         self.precision = precision
         self._compiled = compiled
@@ -193,10 +232,14 @@ class Network:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    @contextlib.contextmanager
+    @contextmanager
     def running(self) -> Iterator[None]:
-        """Run parts of the network: in eval mode, one thread at a time, its hooks alone in it."""
-        with self.lock, evaluating(self.network):
+        """Run parts of the network, or back through them.
+
+        In eval mode, one thread at a time, its hooks alone in it, in the precision asked for.
+        """
+        products = tf32(self.precision == "tf32") if self.device.type == "cuda" else nullcontext()
+        with self.lock, evaluating(self.network), products:
             yield
 
     def encode_pixels(self, pixels: Tensor, *, fast: bool = False) -> Tensor:

@@ -126,12 +126,13 @@ class Trace:
 
     def _backward(self, scores: Tensor) -> Tensor:
         """Gradients (P, *output) of P scores by the layer's output."""
-        if len(scores) == 1:
-            return torch.autograd.grad(scores[0], self._output, retain_graph=True)[0][None]
-        each = torch.eye(len(scores), device=scores.device)
-        (full,) = torch.autograd.grad(
-            scores, self._output, each, retain_graph=True, is_grads_batched=True
-        )
+        with self.model.running():
+            if len(scores) == 1:
+                return torch.autograd.grad(scores[0], self._output, retain_graph=True)[0][None]
+            each = torch.eye(len(scores), device=scores.device)
+            (full,) = torch.autograd.grad(
+                scores, self._output, each, retain_graph=True, is_grads_batched=True
+            )
         return full
 
     @property
@@ -163,7 +164,8 @@ class Trace:
         the normalized pixels (masked parts become the mean colour) and are made batch by batch.
         Channels whose activation is constant all mask everything and share one forward pass.
         """
-        wanted = [int(c) for c in channels]
+        # One synchronization for all, where the channels were ranked on a GPU.
+        wanted = channels.tolist() if isinstance(channels, Tensor) else [int(c) for c in channels]
         embed_masked([(self, wanted)])
         if not wanted:
             return self.embedding.new_zeros((0, len(self.embedding)))
