@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import gscam_lib as gs
-from gscam_lib.datasets.coco import to_rle
+from gscam_lib.datasets.outlines import to_rle
 
 
 @pytest.fixture
@@ -68,10 +68,12 @@ def test_what_is_not_there_or_not_coco(coco, tmp_path):
         gs.CocoDataset(tmp_path / "none", coco)
     with pytest.raises(FileNotFoundError, match="instances file"):
         gs.CocoDataset(tmp_path, tmp_path / "none.json")
-    for text in ("{", "[]", '{"annotations": [{}]}'):
+    lists = '{"images": [], "categories": [], "annotations": '
+    for text in ("", "{", "[]", "{}", '{"annotations": [{}]}', lists + "[{}]}", lists + "[NaN]}"):
         coco.write_text(text)
-        with pytest.raises(ValueError, match="not a COCO instances file"):
+        with pytest.raises(ValueError, match="not a COCO instances file") as caught:
             gs.CocoDataset(tmp_path, coco)
+        assert str(coco) in str(caught.value)
 
 
 def test_what_was_left_out_is_counted(coco):
@@ -81,10 +83,11 @@ def test_what_was_left_out_is_counted(coco):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 99}, "annotation 0 is of image 99"),
-        ({"category_id": 99}, "category 99, of which the file lacks one"),
-        ({"bbox": [1, 2, 3]}, "not enough values"),
-        ({"bbox": None}, "TypeError"),
+        ({"image_id": 99}, r"annotations\[0\] \(id 0, image 99, category 1\)"),
+        ({"category_id": 99}, r"annotations\[0\] \(id 0, image 1, category 99\)"),
+        ({"bbox": [1, 2, 3]}, r"annotations\[0\].*length 4"),
+        ({"bbox": None}, r"annotations\[0\].*got `null`"),
+        ({"bbox": [1, 2, 3, 1e999]}, "line 1, near .*Infinity"),
     ],
 )
 def test_annotations_that_point_nowhere_are_refused(coco, change, message):
@@ -96,14 +99,13 @@ def test_annotations_that_point_nowhere_are_refused(coco, change, message):
 
 
 def test_no_annotations_is_an_empty_data_set(coco, resnet):
-    content = json.loads(coco.read_text())
-    for annotations in ({"annotations": []}, {}):
-        coco.write_text(json.dumps({"images": content["images"], "categories": []} | annotations))
-        empty = gs.CocoDataset(coco.parent, coco)
-        assert (len(empty), list(empty)) == (0, [])
-        rows = gs.evaluate(resnet, empty, ["center"])
-        assert len(rows) == 0
-        assert gs.summarize(rows).empty
+    content = json.loads(coco.read_text()) | {"annotations": []}
+    coco.write_text(json.dumps(content))
+    empty = gs.CocoDataset(coco.parent, coco)
+    assert (len(empty), list(empty)) == (0, [])
+    rows = gs.evaluate(resnet, empty, ["center"])
+    assert len(rows) == 0
+    assert gs.summarize(rows).empty
 
 
 def test_a_missing_photo_is_a_row_with_its_error(coco, resnet):
@@ -125,7 +127,8 @@ def test_masks_in_all_of_cocos_forms_and_decoded_when_asked_for(coco):
     coco.write_text(json.dumps(content))
     data = gs.CocoDataset(coco.parent, coco)
     cat, racket, _ = data
-    masks = [data.coco.annToMask(data.coco.anns[i]).astype(bool) for i in range(3)]
+    reference = COCO(str(coco))
+    masks = [reference.annToMask(reference.anns[i]).astype(bool) for i in range(3)]
     assert (cat.mask == (masks[0] | masks[1])).all()
     assert (racket.mask == masks[2]).all()
     asked = pickle.loads(pickle.dumps(cat)).asked("a cat")
@@ -295,3 +298,70 @@ def test_real_coco_is_read_whole(capsys):
         x0, y0, x1, y1 = np.array(example.boxes).T
         inside = example.mask[int(y0.min()) : int(y1.max()) + 1, int(x0.min()) : int(x1.max()) + 1]
         assert inside.sum() >= 0.99 * example.mask.sum()
+
+
+# ---------------------------------------------------------------- identity, and some of a data set
+
+
+def test_a_fingerprint_changes_with_question_truth_and_photo_and_with_nothing_else(coco):
+    def prints(folder=coco.parent):
+        return [e.fingerprint() for e in gs.CocoDataset(folder, folder / coco.name)]
+
+    before = prints()
+    assert len(set(before)) == 3
+    assert {len(p) for p in before} == {16}
+    assert before == prints()
+    moved = coco.parent.parent / "moved"
+    coco.parent.rename(moved)
+    assert prints(moved) == before  # names count below the root only
+    moved.rename(coco.parent)
+    example = gs.CocoDataset(coco.parent, coco)[0]
+    assert example.asked("a cat").fingerprint() != before[0]
+    content = json.loads(coco.read_text())
+    for change in ({"bbox": [10, 5, 20, 11]}, {"segmentation": [[0, 0, 9, 0, 9, 9]]}):
+        content["annotations"][0] |= change
+        coco.write_text(json.dumps(content))
+        after = prints()
+        assert [a == b for a, b in zip(after, before, strict=True)] == [False, True, True]
+        before = after
+    Image.new("RGB", (600, 400), "grey").save(coco.parent / "2.jpg")
+    assert [a == b for a, b in zip(prints(), before, strict=True)] == [True, True, False]
+
+
+def test_fingerprints_of_photos_in_memory():
+    photo = Image.fromarray(np.arange(60, dtype=np.uint8).reshape(4, 5, 3))
+
+    def print_of(image, **about):
+        return gs.Example(image, "a", ((0, 0, 2, 2),), "a", "1", "t", **about).fingerprint()
+
+    same = print_of(photo)
+    assert print_of(photo.copy()) == same
+    mask = np.eye(4, 5, dtype=bool)
+    others = [
+        print_of(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT)), print_of(photo.convert("L")),
+        print_of(photo, mask=mask), print_of(photo, mask=~mask), print_of(photo, word="a"),
+        print_of("nowhere.png"), print_of("nowhere.png", file="here.png"), print_of("\ud800.png"),
+    ]  # fmt: skip
+    assert len({same, *others}) == 9
+
+
+def test_a_selection_is_a_view(coco):
+    data = gs.CocoDataset(coco.parent, coco)
+    some = gs.datasets.Selection(data, [2, 0], ["a cat", "one cat"])
+    assert [(e.image_id, e.prompt) for e in some] == [("2", "a cat"), ("1", "one cat")]
+    assert [e.prompt for e in some[1:]] == ["one cat"]
+    assert (some[-1].prompt, len(some), data[-1].image_id) == ("one cat", 2, "2")
+    assert [e.category for e in data[1:]] == ["tennis racket", "cat"]
+    assert [e.prompt for e in gs.datasets.Selection(data[1:], range(1))] == ["tennis racket"]
+    assert [e.prompt for e in pickle.loads(pickle.dumps(some))] == ["a cat", "one cat"]
+    with pytest.raises(IndexError):
+        data[3]
+    with pytest.raises(ValueError, match="1 prompts for 2 examples"):
+        gs.datasets.Selection(data, [0, 1], ["a"])
+
+
+def test_a_file_that_changed_since_it_was_read_gives_no_mask_of_another(coco):
+    example = gs.CocoDataset(coco.parent, coco)[0]
+    coco.write_text(coco.read_text().replace("30, 5", "31, 5"))
+    with pytest.raises(ValueError, match="has changed since it was read"):
+        _ = example.mask

@@ -17,7 +17,7 @@ from PIL import Image
 from skimage.filters import threshold_otsu
 
 import gscam_lib as gs
-from gscam_lib.datasets.coco import to_rle
+from gscam_lib.datasets.outlines import to_rle
 from gscam_lib.evaluation import rows as parts
 from gscam_lib.evaluation import runner as evaluation
 from gscam_lib.trace import trace as trace_module
@@ -402,17 +402,19 @@ def test_compare(resnet, examples):
 def test_boxes_and_iou_agree_with_pycocotools_on_real_photos(resnet, tmp_path):
     from conftest import shared
     from pycocotools import mask as coco_mask
+    from pycocotools.coco import COCO
 
     annotations = shared("coco", "instances.json")
     dataset = gs.CocoDataset(annotations.parent / "images", annotations)
     some = [example for example, _ in zip(dataset, range(25), strict=False)]
     rows = gs.evaluate(resnet, some, ["center"])
     results = dataset.results(rows, "center")
-    loaded = dataset.coco.loadRes(results)
+    judge = COCO(str(annotations))
+    loaded = judge.loadRes(results)
     assert len(loaded.anns) == len(rows)
     for result, row in zip(results, rows.itertuples(), strict=True):
-        ids = dataset.coco.getAnnIds(result["image_id"], result["category_id"], iscrowd=False)
-        truth = [a["bbox"] for a in dataset.coco.loadAnns(ids)]
+        ids = judge.getAnnIds(result["image_id"], result["category_id"], iscrowd=False)
+        truth = [a["bbox"] for a in judge.loadAnns(ids)]
         bbox = [[float(v) for v in result["bbox"]]]
         overlaps = coco_mask.iou(bbox, truth, [0] * len(truth))
         assert row.iou == pytest.approx(overlaps.max())
@@ -441,13 +443,15 @@ def coco(photo, tmp_path):
 
 
 def test_pycocotools_own_evaluator_takes_boxes_and_masks(resnet, coco, capsys):
+    from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    reference = COCO(str(coco.file))
     rows = gs.evaluate(resnet, coco, ["center"])
     results = json.loads(json.dumps(coco.results(rows, "center")))
     truth = {e.image_id: e.mask for e in coco}
     for kind in ("bbox", "segm"):
-        judge = COCOeval(coco.coco, coco.coco.loadRes(results), kind)
+        judge = COCOeval(reference, reference.loadRes(results), kind)
         judge.evaluate()
         judge.accumulate()
         judge.summarize()

@@ -1,13 +1,25 @@
-"""Data sets for localization: iterables of Example."""
+"""Data sets for localization: sequences of Examples, read from every form; knows no model."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from gscam_lib.datasets.coco import CocoDataset
-from gscam_lib.datasets.example import Example
+from gscam_lib.datasets.example import Example, Selection
+from gscam_lib.datasets.findings import DataError, Finding
 from gscam_lib.datasets.tables import read_csv, read_typographic, read_wsol
 
-__all__ = ["FORMS", "CocoDataset", "Example", "read", "read_csv", "read_typographic", "read_wsol"]
+__all__ = [
+    "FORMS",
+    "CocoDataset",
+    "DataError",
+    "Example",
+    "Finding",
+    "Selection",
+    "read",
+    "read_csv",
+    "read_typographic",
+    "read_wsol",
+]
 
 FORMS = ("coco", "lvis", "partimagenet", "csv", "wsol", "typographic")
 """Forms of data sets that `read` knows."""
@@ -41,4 +53,4 @@ def read(
         elif class_names is None:
             raise FileNotFoundError(f"No {names}; write the class names there, one a line.")
         return read_wsol(root, annotations, class_names)
-    return list(CocoDataset(root, annotations, name=form))
+    return CocoDataset(root, annotations, name=form)

@@ -1,11 +1,14 @@
-"""Example: one question about one photo, with its true answer."""
+"""Example: one question about one photo, with its true answer; Selection: some of a data set."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
@@ -19,7 +22,9 @@ class Example:
 
     image: a path or PIL image; boxes: (x0, y0, x1, y1) half-open pixels, one per instance; mask:
     (H, W) bool of all instances together, None where the data set has none; source: the data set;
-    word: what is written on the photo, None where the data set does not say.
+    word: what is written on the photo, None where the data set does not say; photo_size: (width,
+    height) in whose pixels the truth is, None where the data set does not say; file: the photo's
+    name below the data set's root.
     """
 
     image: Path | Image.Image
@@ -30,9 +35,91 @@ class Example:
     source: str
     mask: np.ndarray[Any, Any] | None = None
     word: str | None = None
+    photo_size: tuple[int, int] | None = None
+    file: str | None = None
 
     def asked(self, prompt: str) -> Example:
         """Return the same question with another prompt."""
         other = copy.copy(self)  # not replace(): a mask that is decoded when asked for stays so
         object.__setattr__(other, "prompt", prompt)
         return other
+
+    def fingerprint(self) -> bytes:
+        """16 bytes that change with the question, its truth, or the photo's name, size or pixels.
+
+        Nothing is decoded: a photo in a file counts by its name and bytes' number (its place may
+        move), a mask as the data set has it.
+        """
+        boxes = [[float(value) for value in box] for box in self.boxes]
+        asked = (self.source, self.image_id, self.category, self.prompt, self.word)
+        about = (asked, boxes, self.photo_size, self._photo, self._outline)
+        return blake2b(repr(about).encode(), digest_size=16).digest()
+
+    @property
+    def _photo(self) -> tuple[str, int] | bytes:
+        if isinstance(self.image, Image.Image | np.ndarray):
+            return self._pixels
+        path = Path(self.image)
+        return self.file or path.as_posix(), _bytes_of(path)
+
+    @cached_property
+    def _pixels(self) -> bytes:
+        """Of a photo in memory, once: its form and pixels."""
+        about = ""
+        if isinstance(self.image, Image.Image):
+            turned = self.image.getexif().get(0x0112)
+            about = f"{self.image.mode} {self.image.getpalette()} {turned}"
+        pixels = np.ascontiguousarray(self.image)
+        form = f"{about} {pixels.shape} {pixels.dtype}".encode()
+        return blake2b(pixels.tobytes(), digest_size=16, key=blake2b(form).digest()).digest()
+
+    @property
+    def _outline(self) -> bytes | None:
+        if self.mask is None:
+            return None
+        mask = np.ascontiguousarray(self.mask, dtype=bool)
+        return blake2b(np.packbits(mask).tobytes(), key=str(mask.shape).encode()).digest()
+
+
+def _bytes_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except (OSError, ValueError):
+        return -1  # not there, or no name a file can have
+
+
+class Selection(Sequence[Example]):
+    """Some Examples of a data set, in an order of their own, made when they are asked for.
+
+    dataset: any sequence of Examples; indices: which of them; prompts: one for each index in place
+    of the data set's, None to leave them. Raises ValueError where their numbers differ.
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Example],
+        indices: Sequence[int] | np.ndarray[Any, Any] | range,
+        prompts: Sequence[str] | None = None,
+    ) -> None:
+        self.dataset, self.prompts = dataset, prompts
+        self.indices = np.asarray(indices, dtype=np.int64)
+        if prompts is not None and len(prompts) != len(self.indices):
+            raise ValueError(f"Got {len(prompts)} prompts for {len(self.indices)} examples.")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> Selection: ...
+    def __getitem__(self, index: int | slice) -> Example | Selection:
+        """The example at a position, or a Selection of some of them."""
+        if isinstance(index, slice):
+            prompts = None if self.prompts is None else self.prompts[index]
+            return Selection(self.dataset, self.indices[index], prompts)
+        example = self.dataset[int(self.indices[index])]
+        return example if self.prompts is None else example.asked(self.prompts[index])
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[i] for i in range(len(self)))

@@ -29,8 +29,8 @@ from gscam_lib.boxes import (
     heatmap_to_box,
     hot_pixels,
 )
-from gscam_lib.datasets.coco import to_rle
 from gscam_lib.datasets.example import Example
+from gscam_lib.datasets.outlines import to_rle
 from gscam_lib.evaluation import metrics
 from gscam_lib.evaluation.rows import SCHEMA, Parts
 from gscam_lib.heatmaps import check_method, heatmap, prefetch

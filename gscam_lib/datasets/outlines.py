@@ -1,0 +1,160 @@
+"""Outlines of a COCO file, left where they are until asked for; validated before they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from pycocotools import mask as run_lengths
+
+Mask = np.ndarray[Any, Any]
+MOST_PIXELS = 1 << 30  # of one photo; a wrong size in a file must not take all memory
+
+
+class OutlineError(ValueError):
+    """A segmentation that cannot be drawn."""
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """Segmentations of one image and class: where they lie in the file, and their hashes.
+
+    size: (height, width) of the image as the file says; spans: (start, length) in bytes; names:
+    of their annotations, for errors.
+    """
+
+    file: Path
+    size: tuple[int, int]
+    spans: tuple[tuple[int, int], ...]
+    hashes: bytes
+    names: tuple[str, ...]
+
+    def decode(self) -> Mask:
+        """All of them together: (H, W) bool. Raises ValueError naming the faulty annotation."""
+        height, width = self.size
+        if height * width > MOST_PIXELS:
+            raise OutlineError(f"{self.file}: an image of {width} × {height} pixels is too large.")
+        whole = np.zeros(self.size, bool)
+        for name, outline in zip(self.names, self.read(), strict=True):
+            try:
+                whole |= draw(outline, self.size)
+            except OutlineError as error:
+                raise OutlineError(f"{self.file}, {name}: {error}") from error
+        return whole
+
+    def read(self) -> Iterator[Any]:
+        """The segmentations as the file has them. Raises ValueError where the file has changed."""
+        with self.file.open("rb") as opened:
+            for i, (start, length) in enumerate(self.spans):
+                opened.seek(start)
+                found = opened.read(length)
+                if digest(found) != self.hashes[16 * i : 16 * (i + 1)]:
+                    raise ValueError(f"{self.file} has changed since it was read; read it again.")
+                yield msgspec.json.decode(found)
+
+
+def digest(outline: Any) -> bytes:
+    """Of a segmentation's bytes: 16 bytes."""
+    return blake2b(outline, digest_size=16).digest()
+
+
+def draw(outline: Any, size: tuple[int, int]) -> Mask:
+    """A segmentation as JSON has it, polygons or run lengths of two kinds: (H, W) bool.
+
+    A flat list counts as one polygon, pairs of numbers as points; polygons of less than three
+    points have no area and are passed over beside others that have. Raises OutlineError.
+    """
+    if isinstance(outline, dict):
+        return _run_lengths(outline, size)
+    polygons = [p for p in _polygons(outline, size) if len(p) >= 6]
+    if not polygons:
+        raise OutlineError("none of its polygons has three points, so it has no area.")
+    drawn = run_lengths.decode(run_lengths.merge(run_lengths.frPyObjects(polygons, *size)))
+    return np.asarray(drawn > 0)
+
+
+def _polygons(outline: Any, size: tuple[int, int]) -> list[list[float]]:
+    if not isinstance(outline, list):
+        raise OutlineError(f"its segmentation is {_short(outline)}; expected polygons or an RLE.")
+    flat = outline and not isinstance(outline[0], list)
+    polygons = []
+    for polygon in [outline] if flat else outline:
+        if isinstance(polygon, list) and polygon and isinstance(polygon[0], list):
+            if any(not isinstance(point, list) or len(point) != 2 for point in polygon):
+                raise OutlineError(f"the points of {_short(polygon)} are not pairs of numbers.")
+            polygon = [value for point in polygon for value in point]
+        polygons.append(_checked_polygon(polygon, size))
+    return polygons
+
+
+def _checked_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
+    if not isinstance(polygon, list) or any(type(value) not in (int, float) for value in polygon):
+        raise OutlineError(f"its polygon {_short(polygon)} is not a list of numbers.")
+    if len(polygon) % 2:
+        raise OutlineError(f"its polygon has {len(polygon)} numbers; expected x and y in turn.")
+    reach = 2 * max(size)
+    far = [value for value in polygon if not -reach <= value <= 2 * reach]
+    if far:  # pycocotools takes memory for every pixel of its edge
+        raise OutlineError(
+            f"its polygon reaches {far[0]}, far outside {size[1]} × {size[0]} pixels."
+        )
+    return polygon
+
+
+def _run_lengths(outline: dict[str, Any], size: tuple[int, int]) -> Mask:
+    """Of a run-length encoding, after checks without which pycocotools writes beyond its array."""
+    counts, given = outline.get("counts"), outline.get("size")
+    if given != list(size):
+        raise OutlineError(
+            f"its RLE is of size {_short(given)}, but its image of {list(size)} (height, width)."
+        )
+    runs = _letters(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or any(type(run) is not int or run < 0 for run in runs):
+        raise OutlineError(f"the counts {_short(counts)} of its RLE are no run lengths.")
+    if sum(runs) != size[0] * size[1]:
+        raise OutlineError(
+            f"the counts of its RLE cover {sum(runs)} pixels, but its image has "
+            f"{size[0] * size[1]} ({size[1]} × {size[0]})."
+        )
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(size, order="F")
+
+
+def _letters(counts: str) -> list[int]:
+    """Run lengths of COCO's compressed text: 5 bits a letter, differences from the last but one."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        bits = ord(letter) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise OutlineError(f"the counts {_short(counts)} of its RLE are no run lengths.")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise OutlineError(f"the counts {_short(counts)} of its RLE end within a number.")
+    return runs
+
+
+def to_rle(mask: Mask) -> dict[str, Any]:
+    """A (H, W) bool mask in COCO's compressed run lengths: {"size": [H, W], "counts": str}."""
+    found: dict[str, Any] = run_lengths.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(found["size"]), "counts": found["counts"].decode("ascii")}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def hashes_of(digests: Sequence[bytes]) -> Mask:
+    """(n, 16) uint8, a row for each digest."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
