@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gscam_lib.heatmaps import heatmap, several, stream, sweep
     from gscam_lib.methods import METHODS
     from gscam_lib.model.prompts import Knowledge, Target, UnknownPromptWarning
-    from gscam_lib.model.weights import bundled_models
+    from gscam_lib.model.published import bundled_models
     from gscam_lib.trace import Model, Trace, load_model
 
 __version__ = "0.1.0"

@@ -366,7 +366,7 @@ def download(
 
     try:
         if "/" in name:
-            from gscam_lib.model.weights import save_model
+            from gscam_lib.model.published import save_model
 
             typer.echo(f"saved as {save_model(name)}")
             return

@@ -1,18 +1,14 @@
-"""clip.py: photos of every kind, layers of every tower, prompts, loading."""
-
-import json
+"""Photos of every kind, layers of every tower, prompts (loading: test_weights.py)."""
 
 import numpy as np
-import open_clip
 import pytest
 import torch
-from conftest import TEXT, TOWERS, tiny_clip
+from conftest import TOWERS, tiny_clip
 from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib.model.layers import find_layer
 from gscam_lib.model.photo import Geometry, load_photo
-from gscam_lib.model.weights import save_model
 
 
 def grey_photo(mode, value):
@@ -157,49 +153,6 @@ def test_a_prompt_that_just_fits_is_taken(resnet):
         resnet.encode_text(["cat " * 15])
 
 
-def test_unknown_names_answer_with_what_exists(tmp_path):
-    with pytest.raises(ValueError, match=r"photo-lite.*gscam models"):
-        gs.load_model("RN5O/openai")
-    with pytest.raises(ValueError, match=r"RN50.*no weights 'opanai'.*openai"):
-        gs.load_model("RN50/opanai")
-    with pytest.raises(ValueError, match=r"RN50-quickgelu/openai"):
-        gs.load_model("RN50/openai")
-    with pytest.raises(FileNotFoundError, match=r"open_clip_config\.json"):
-        gs.load_model(tmp_path)
-
-
-def test_without_network_it_says_what_to_download():
-    with pytest.raises(FileNotFoundError, match=r"gscam download RN50-quickgelu/yfcc15m"):
-        gs.load_model("RN50-quickgelu/yfcc15m")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    vision = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64}
-    config = {"model_cfg": {"embed_dim": 24, "vision_cfg": vision, "text_cfg": TEXT}}
-    config["preprocess_cfg"] = {"mean": [0.5] * 3, "std": [0.25] * 3, "resize_mode": "squash"}
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    return tmp_path
-
-
-def test_a_local_folder_is_loaded(folder, photo):
-    with pytest.raises(FileNotFoundError, match="no weights"):
-        gs.load_model(folder)
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    network = open_clip.CLIP(**config["model_cfg"])
-    torch.save(network.state_dict(), folder / "model.bin")
-    (folder / "vocabulary.json").write_text(json.dumps({"names": ["tabby cat", "box", "fly"]}))
-    model = gs.load_model(folder)
-    assert not model.bundled
-    assert model.input_size == 64
-    torch.testing.assert_close(
-        model.preprocess(Image.new("RGB", (9, 5), (255, 0, 128)))[:, 0, 0],
-        torch.tensor([2.0, -2.0, (128 / 255 - 0.5) / 0.25]),
-    )
-    assert not any(p.requires_grad for p in model.network.parameters())
-    assert model.vocabulary == ("tabby cat", "box", "fly")
-
-
 def test_knows_covers_a_prompt_with_names(resnet):
     closed = gs.Model(
         resnet.network, resnet.tokenizer, vocabulary=["tabby cat", "box", "fly", "knife"]
@@ -211,17 +164,6 @@ def test_knows_covers_a_prompt_with_names(resnet):
     assert knowledge.unknown_words == ("tabby", "catt", "bix")
     assert "box" in knowledge.nearest
     assert resnet.knows("anything at all").known
-
-
-def test_download_keeps_a_folder_that_loads(monkeypatch, tmp_path):
-    from gscam_lib.model import weights as clip
-
-    monkeypatch.setattr(clip, "CACHE", tmp_path)
-    path = save_model("ViT-S-32-alt/random")
-    assert path == tmp_path / "models" / "ViT-S-32-alt-random"
-    first = gs.load_model("ViT-S-32-alt/random").encode_text(["a cat"])
-    torch.testing.assert_close(first, gs.load_model(path).encode_text(["a cat"]))
-    assert save_model("ViT-S-32-alt/random") == path
 
 
 def test_targets(resnet, photo):

@@ -303,7 +303,7 @@ def main(
 
 def folder_of(model: str) -> Path:
     """Return the folder of a bundled model, or the folder itself."""
-    from gscam_lib.model.weights import bundled_models
+    from gscam_lib.model.published import bundled_models
 
     return bundled_models().get(model, Path(model))
 

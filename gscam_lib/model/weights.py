@@ -1,159 +1,265 @@
-"""Weights: from a name, a file or a folder to a network and its tokenizer."""
+"""Weights: from whatever a reader has (name, file, folder, live object) to a network.
+
+Tells by its content which form something has, and calls the reader of that form: archives.py
+(files), checkpoints.py (architectures), published.py (open_clip's own), huggingface.py
+(transformers and the hub), live.py (objects).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import json
-import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from safetensors.torch import save_file
 from torch import nn
 
-from gscam_lib.paths import CACHE, MODELS
+from gscam_lib.model import huggingface
+from gscam_lib.model.archives import Tensors, read_archive
+from gscam_lib.model.checkpoints import (
+    Config,
+    fill,
+    guess_architecture,
+    named_config,
+    named_tensors,
+    of_openai,
+    set_preprocess,
+)
+from gscam_lib.model.live import from_live
+from gscam_lib.model.published import (
+    CONFIG,
+    Loaded,
+    bundled_models,
+    check_architecture,
+    downloaded,
+    from_published,
+    network_for,
+    read_open_clip_config,
+    tokenizer_for,
+    usual_preprocess,
+)
 
 DEFAULT_MODEL = "photo-lite"
-CONFIG = "open_clip_config.json"
+LISTED = "model.safetensors.index.json", "pytorch_model.bin.index.json"  # weights in several files
+PREFERRED = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
+             "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")  # fmt: skip
+ENDINGS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt")
 
 
-def bundled_models() -> dict[str, Path]:
-    """Names and folders of the models that come with the library."""
-    return {path.parent.name: path.parent for path in sorted(MODELS.glob(f"*/{CONFIG}"))}
+def load(what: Any = DEFAULT_MODEL, weights: Any = None, arch: str | None = None) -> Loaded:
+    """Find and read a CLIP, in evaluation mode, on the CPU; arguments as in `load_model`.
 
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a name, a file or a folder gives: a network, its tokenizer, and what is known of both.
-
-    bundled: it comes with the library; vocabulary: the names the text tower was trained on, None if
-    it is open.
+    Raises ValueError for what is no CLIP and FileNotFoundError for what is not here.
     """
+    if arch is not None:
+        check_architecture(arch)
+    found = _load(what, arch) if weights is None else _with_weights(what, weights, arch)
+    if found.ours:
+        found.network.eval().requires_grad_(False)
+    return found
 
-    network: Any
-    tokenizer: Any
-    name: str
-    bundled: bool = False
-    vocabulary: tuple[str, ...] | None = None
 
-
-def load(name: str | os.PathLike[str] = DEFAULT_MODEL) -> Loaded:
-    """Find and read weights by name, on the CPU, in evaluation mode; `name` as in `load_model`.
-
-    Raises ValueError for names that do not exist and FileNotFoundError for weights that are not
-    here.
-    """
-    name = os.fspath(name)
-    bundled = bundled_models()
-    folder = bundled.get(name, Path(name))
-    if not folder.is_dir() and _downloaded(name).is_dir():
-        folder = _downloaded(name)
-    vocabulary: tuple[str, ...] | None = None
-    if (folder / CONFIG).is_file():
-        network, tokenizer = _from_folder(folder)
-        listing = folder / "vocabulary.json"
-        if listing.is_file():
-            vocabulary = tuple(json.loads(listing.read_text())["names"])
-    elif folder.is_dir():
-        raise FileNotFoundError(
-            f"The folder {folder} has no {CONFIG}. Expected an open_clip folder: {CONFIG} with "
-            "'model_cfg' and 'preprocess_cfg', beside model.safetensors."
+def _load(what: Any, arch: str | None) -> Loaded:
+    if isinstance(what, tuple | list) and what and isinstance(what[0], nn.Module):
+        return _live(what[0], what[1:])
+    if isinstance(what, nn.Module):
+        return _live(what, ())
+    if isinstance(what, Mapping):
+        return _from_tensors(
+            named_tensors(what, "the state dict"), "the state dict", arch, "custom"
         )
-    else:
-        network, tokenizer = _from_open_clip(name)
-    network.eval().requires_grad_(False)
-    return Loaded(network, tokenizer, name, name in bundled, vocabulary)
-
-
-def save_model(name: str) -> Path:
-    """Fetch open_clip "architecture/tag" weights and keep them as a folder in data/cache/models.
-
-    Returns the folder, which `load_model` finds by the same name, here or copied elsewhere. Raises
-    ValueError for names that do not exist and FileNotFoundError where there is no network.
-    """
-    folder = _downloaded(name)
-    if (folder / CONFIG).is_file():
-        return folder
-    network, _ = _from_open_clip(name)
-    visual: Any = network.visual
-    config = {
-        "model_cfg": open_clip.get_model_config(name.partition("/")[0]),
-        "preprocess_cfg": {**visual.preprocess_cfg, "resize_mode": "squash"},
-    }
-    partial = folder.with_name(folder.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), partial / "model.safetensors")
-    (partial / CONFIG).write_text(json.dumps(config, indent=2))
-    return partial.rename(folder)
-
-
-def _downloaded(name: str) -> Path:
-    return CACHE / "models" / name.replace("/", "-")
-
-
-def _from_folder(folder: Path) -> tuple[nn.Module, Any]:
-    source = f"local-dir:{folder}"
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FileNotFoundError(f"The folder {folder} has no weights (model.safetensors).")
-    with _quiet():
-        return open_clip.create_model(source), open_clip.get_tokenizer(source)
-
-
-def _from_open_clip(name: str) -> tuple[nn.Module, Any]:
-    architecture, _, tag = name.partition("/")
-    if architecture not in open_clip.list_models():
-        near = difflib.get_close_matches(architecture, open_clip.list_models(), n=4)
-        raise ValueError(
-            f"No model '{name}'. Bundled: {', '.join(bundled_models()) or 'none'}. Otherwise give "
-            "a local folder, or 'architecture/tag' of open_clip, for example "
-            f"'RN50x16-quickgelu/openai'.{' Near it: ' + ', '.join(near) + '.' if near else ''} "
-            "`gscam models` lists all."
-        )
-    tags = ["random", *open_clip.list_pretrained_tags_by_model(architecture)]
-    if tag not in tags:
-        raise ValueError(
-            f"'{architecture}' has no weights '{tag}'. Write '{architecture}/TAG' with TAG one of: "
-            f"{', '.join(tags)}."
-        )
-    source = {} if tag == "random" else open_clip.get_pretrained_cfg(architecture, tag)
-    if source.get("quick_gelu") and not open_clip.get_model_config(architecture).get("quick_gelu"):
-        raise ValueError(
-            f"The weights '{tag}' were trained with QuickGELU and '{architecture}' runs without "
-            f"it, which gives wrong texts. Use '{architecture}-quickgelu/{tag}'."
-        )
-    try:
-        with _quiet():
-            pretrained = None if tag == "random" else tag
-            network = open_clip.create_model(architecture, pretrained, pretrained_text=False)
-            return network, open_clip.get_tokenizer(architecture)
-    except (RuntimeError, OSError) as error:
-        raise FileNotFoundError(_how_to_download(architecture, tag, source)) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep open_clip's log lines back: what matters of them is said in our errors."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _how_to_download(architecture: str, tag: str, source: dict[str, Any]) -> str:
-    hub = source.get("hf_hub", "").rstrip("/")
-    where = (
-        f"the Hugging Face repository {hub}" if hub else source.get("url", "the Hugging Face hub")
+    if isinstance(what, str | os.PathLike) and os.fspath(what):
+        return _from_name(os.fspath(what), arch)
+    raise ValueError(
+        f"Got {what!r:.80} as model; expected a name (`gscam models` lists them), a file or folder "
+        "of weights, 'hf-hub:organization/name', a state dict, or a live model."
     )
-    return (
-        f"The weights or the tokenizer of {architecture}/{tag} are not on this machine and could "
-        f"not be fetched (from {where}). Where there is a network, run `gscam download "
-        f"{architecture}/{tag}`; to use them offline, copy the folder it makes, "
-        f"data/cache/models/{architecture}-{tag}, to the same place here or pass its path as name."
+
+
+def _live(network: nn.Module, beside: Any) -> Loaded:
+    made, tokenizer, ours = from_live(network, beside)
+    return Loaded(made, tokenizer, "custom", ours=ours)
+
+
+def _from_name(name: str, arch: str | None) -> Loaded:
+    name = name.removeprefix("local-dir:")
+    bundled = bundled_models()
+    path = bundled.get(name, Path(name).expanduser())
+    architecture, _, rest = name.partition("/")
+    if name.startswith("hf-hub:"):
+        path = huggingface.hub_folder(name.removeprefix("hf-hub:"))
+    elif not path.exists() and downloaded(name).is_dir():
+        path = downloaded(name)
+    elif (
+        not path.exists()
+        and architecture in open_clip.list_models()
+        and Path(rest).expanduser().is_file()
+    ):
+        arch, path = architecture, Path(rest).expanduser()
+    if path.is_dir():
+        return replace(_from_folder(path, arch), name=name, bundled=name in bundled)
+    if path.is_file():
+        return replace(_from_file(path, arch), name=name)
+    if arch is not None:
+        raise ValueError(
+            f"Got arch='{arch}' with '{name}', which is no file here; arch goes with a file of "
+            "weights whose architecture is not told by a configuration."
+        )
+    return from_published(name)
+
+
+def _with_weights(what: Any, weights: Any, arch: str | None) -> Loaded:
+    """A named architecture with these weights, or another model's with some replaced."""
+    source = "weights"
+    if isinstance(weights, str | os.PathLike):
+        source = os.fspath(weights)
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"No file of weights at {path}.")
+        weights = read_archive(path).content
+    elif isinstance(weights, nn.Module):
+        weights = weights.state_dict()
+    tensors = huggingface.in_names_of_open_clip(named_tensors(weights, source))
+    if isinstance(what, str) and what in open_clip.list_models():
+        return replace(
+            _from_tensors(tensors, source, what, what), name=f"{what}+{Path(source).name}"
+        )
+    base = load(what, arch=arch)
+    if not base.ours:
+        raise ValueError(
+            "Got a live network and weights; load them into it yourself "
+            "(network.load_state_dict), or name the architecture."
+        )
+    fill(base.network, tensors, source, partial=True)
+    return replace(base, name=f"{base.name}+{Path(source).name}", bundled=False)
+
+
+# ---------------------------------------------------------------- folders and files
+
+
+def _from_folder(folder: Path, arch: str | None) -> Loaded:
+    folder = huggingface.snapshot(folder)
+    if (folder / CONFIG).is_file() and arch is None:
+        return _from_open_clip_folder(folder, None)
+    if (folder / "config.json").is_file() and arch is None:
+        config = huggingface.read_config(folder)
+        return _from_transformers_folder(folder, config, _folder_tensors(folder))
+    files = sorted(p for p in folder.iterdir() if p.suffix in ENDINGS)
+    if len(files) == 1:
+        return _from_file(files[0], arch)
+    inside = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
+    advice = f" Give one of its files, for example '{files[-1]}'." if files else ""
+    raise FileNotFoundError(
+        f"The folder {folder} is no model (in it: {inside}). Expected {CONFIG} beside "
+        f"model.safetensors (open_clip), config.json beside it (transformers), or one file of "
+        f"weights.{advice}"
+    )
+
+
+def _folder_tensors(folder: Path) -> Tensors:
+    """Tensors of a folder's weights, wherever they are: one usual file, a listed set, any file."""
+    for name in LISTED:
+        if (folder / name).is_file():
+            listed = json.loads((folder / name).read_text(encoding="utf-8"))
+            files = [folder / f for f in sorted(set(listed["weight_map"].values()))]
+            if absent := [f.name for f in files if not f.is_file()]:
+                raise FileNotFoundError(f"{folder} lacks {', '.join(absent)}, which {name} lists.")
+            return {k: v for f in files for k, v in _file_tensors(f).items()}
+    usual = [folder / name for name in PREFERRED if (folder / name).is_file()]
+    others = sorted(p for p in folder.iterdir() if p.suffix in ENDINGS)
+    if not others:
+        raise FileNotFoundError(f"The folder {folder} has no weights (model.safetensors).")
+    if not usual and len(others) > 1:
+        raise FileNotFoundError(
+            f"The folder {folder} has several files of weights "
+            f"({', '.join(p.name for p in others)}); give the path of the one that is meant."
+        )
+    return _file_tensors((usual or others)[0])
+
+
+def _file_tensors(path: Path) -> Tensors:
+    return named_tensors(read_archive(path).content, str(path))
+
+
+def _from_open_clip_folder(folder: Path, tensors: Tensors | None) -> Loaded:
+    config = read_open_clip_config(folder)
+    tensors = huggingface.in_names_of_open_clip(
+        _folder_tensors(folder) if tensors is None else tensors
+    )
+    text_config = folder / "text" / "config.json"
+    if text_config.is_file():
+        config["model_cfg"]["text_cfg"]["hf_model_name"] = str(text_config.parent)
+    network = network_for(config["model_cfg"], tensors, str(folder))
+    set_preprocess(network, config.get("preprocess_cfg", {}))
+    listing = folder / "vocabulary.json"
+    names = json.loads(listing.read_text())["names"] if listing.is_file() else None
+    return Loaded(
+        network, tokenizer_for(config["model_cfg"], str(folder), folder), str(folder),
+        vocabulary=None if names is None else tuple(names),
+    )  # fmt: skip
+
+
+def _from_transformers_folder(folder: Path, config: Config, tensors: Tensors) -> Loaded:
+    source = str(folder)
+    network = huggingface.network_of(config, tensors, source)
+    settings = huggingface.read_processor(folder)
+    set_preprocess(network, huggingface.preprocess_of(settings, config["model_type"], source))
+    tokenizer = huggingface.read_tokenizer(folder)
+    return Loaded(network, huggingface.tokenizer_for(tokenizer, config, source), source)
+
+
+def _from_file(path: Path, arch: str | None) -> Loaded:
+    archive = read_archive(path)
+    tensors = named_tensors(archive.content, str(path))
+    folder = path.parent
+    if arch is None and (folder / CONFIG).is_file():
+        return _from_open_clip_folder(folder, tensors)
+    theirs = any(name.startswith("vision_model.") for name in tensors)
+    if arch is None and theirs and (folder / "config.json").is_file():
+        return _from_transformers_folder(folder, huggingface.read_config(folder), tensors)
+    trained_as = arch or _noted_architecture(path)
+    return _from_tensors(
+        huggingface.in_names_of_open_clip(tensors),
+        str(path),
+        trained_as,
+        str(path),
+        archive.scripted,
+    )
+
+
+def _noted_architecture(checkpoint: Path) -> str | None:
+    """The architecture in the params.txt that open_clip's training leaves above its checkpoints."""
+    for folder in (checkpoint.parent, checkpoint.parent.parent):
+        notes = folder / "params.txt"
+        if notes.is_file():
+            text = notes.read_text(encoding="utf-8", errors="replace")
+            found = re.search(r"^model: (\S+)$", text, re.M)
+            if found and found[1] in open_clip.list_models():
+                quick = "force_quick_gelu: True" in text or "pretrained: openai" in text
+                named = f"{found[1]}-quickgelu"
+                return named if quick and named in open_clip.list_models() else found[1]
+    return None
+
+
+def _from_tensors(
+    tensors: Tensors, source: str, arch: str | None, name: str, openai: bool = False
+) -> Loaded:
+    openai = openai or of_openai(tensors)
+    if arch is None:
+        config, arch = guess_architecture(tensors, source, True if openai else None)
+    else:
+        config = named_config(arch)
+        better = f"{arch}-quickgelu"
+        if openai and not config.get("quick_gelu") and better in open_clip.list_models():
+            raise ValueError(
+                f"The weights of {source} are OpenAI's, trained with QuickGELU, and '{arch}' runs "
+                f"without it, which gives wrong texts. Use '{better}'."
+            )
+    network = network_for(config, tensors, source)
+    return Loaded(
+        set_preprocess(network, usual_preprocess(arch)), tokenizer_for(config, source), name
     )

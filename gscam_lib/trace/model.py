@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import copy
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from gscam_lib.model import weights
+from gscam_lib.model import weights as weights_of
 from gscam_lib.model.layers import LayerLike, find_layer
-from gscam_lib.model.network import Network
+from gscam_lib.model.network import PRECISIONS, Network
 from gscam_lib.model.photo import ImageLike, load_photo
 from gscam_lib.trace.trace import Trace
 
@@ -35,6 +38,10 @@ class Model(Network):
         copies in one forward pass (None: chosen by speed and free memory); cache: a folder that
         keeps the embeddings of masked copies from one session to the next.
         """
+        if batch_size is not None and (
+            not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1
+        ):
+            raise ValueError(f"Got batch_size={batch_size!r}; expected a whole number from 1 up.")
         chosen = (
             self.layer if layer is None else find_layer(self.network.visual, layer, self.input_size)
         )
@@ -42,27 +49,68 @@ class Model(Network):
 
 
 def load_model(
-    name: str | os.PathLike[str] = weights.DEFAULT_MODEL,
+    what: Any = weights_of.DEFAULT_MODEL,
+    weights: Any = None,
     *,
+    arch: str | None = None,
     layer: LayerLike | None = None,
     device: str | torch.device | None = None,
     precision: str = "fp32",
     compile: bool = False,
 ) -> Model:
-    """Load a CLIP by name, in evaluation mode.
+    """Load a CLIP, whatever form it comes in, in evaluation mode.
 
-    name: a bundled model ("photo-lite"), any open_clip "architecture/tag"
-    ("RN50x16-quickgelu/openai"; the tag "random" gives random weights), or a local folder with
-    an open_clip_config.json and weights. layer: the target layer (None: the default of the tower).
-    device: None takes CUDA where there is one. precision: of the image tower, "fp32", "bf16" or
-    "fp16"; compile: run masked copies through torch.compile. What both change in maps and boxes is
-    measured by `make bench`. Raises ValueError for names that do not exist and FileNotFoundError
-    for weights that are not here.
+    what: a bundled model ("photo-lite"); an open_clip "architecture/tag"
+    ("RN50x16-quickgelu/openai"; the tag "random" gives random weights) or "architecture/file"; a
+    file of weights (OpenAI's .pt, epoch_N.pt, .safetensors, .bin, …) or a folder of open_clip or
+    transformers, told apart by what is in them; "hf-hub:organization/name"; a state dict; a live
+    model, alone or as (model, preprocess, tokenizer). weights: a file or state dict put over what
+    is named. arch: open_clip's name of a file's architecture, found from the tensors if left out.
+    layer: the target layer (None: the default of the tower). device: None takes CUDA where there
+    is one. precision: of the image tower, "fp32", "bf16" or "fp16"; compile: run masked copies
+    through torch.compile. What both change in maps and boxes is measured by `make bench`. No code
+    in a file is ever run. Raises ValueError for what is no CLIP and FileNotFoundError for what is
+    not here.
     """
-    found = weights.load(name)
-    found.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    found.network.visual.to(memory_format=torch.channels_last)  # 1.4 times faster on CPU (ResNets)
+    if isinstance(what, Network):
+        raise ValueError(f"Got {what!r}, which is loaded already; it has all that Models have.")
+    _check_how(layer, precision)
+    place = None if device is None else _device(device)
+    found = weights_of.load(what, weights, arch)
+    network = found.network
+    if found.ours:
+        place = place or _device("cuda" if torch.cuda.is_available() else "cpu")
+        network.to(place)
+        network.visual.to(memory_format=torch.channels_last)  # 1.4 times faster on CPU (ResNets)
+    elif place is not None and next(network.parameters()).device != place:
+        network = copy.deepcopy(network).to(place)  # the reader's own stays where it is
+    if precision == "fp16" and next(network.parameters()).device.type == "cpu":
+        warnings.warn(
+            "precision='fp16' on a CPU is several times slower than 'fp32'; it is meant for GPUs.",
+            stacklevel=2,
+        )
     return Model(
-        found.network, found.tokenizer, name=found.name, layer=layer, bundled=found.bundled,
+        network, found.tokenizer, name=found.name, layer=layer, bundled=found.bundled,
         vocabulary=found.vocabulary, precision=precision, compiled=compile,
     )  # fmt: skip
+
+
+def _check_how(layer: Any, precision: Any) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"Got precision={precision!r}; expected one of {', '.join(PRECISIONS)}.")
+    if isinstance(layer, bool) or not isinstance(layer, str | int | nn.Module | None):
+        raise ValueError(
+            f"Got layer={layer!r}; expected a dotted name, an index such as -1, or a module."
+        )
+
+
+def _device(device: Any) -> torch.device:
+    """The device that is meant, tried by putting a tensor on it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        cuda = f"'cuda' ({torch.cuda.device_count()} here)" if torch.cuda.is_available() else ""
+        raise ValueError(
+            f"Got device={device!r}, which is not here; expected "
+            f"{' or '.join(filter(None, ['None, ' + repr('cpu'), cuda]))}."
+        ) from error

@@ -221,7 +221,7 @@ def test_the_optimizer_moves_kernels_in_any_memory_layout():
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_bundled_model_knows_the_objects(name):
     from data.build.report import logits
-    from gscam_lib.model.weights import bundled_models
+    from gscam_lib.model.published import bundled_models
     from gscam_lib.scenes.sets import content, folder
     from gscam_lib.trace.model import load_model
 
