@@ -1,8 +1,10 @@
 """Figures, in one style: `ax=None` in, Axes out; none shows it. Knows no model.
 
-Photos and maps are in `maps`, charts of tables in `charts`.
+Photos and maps are in `maps`, charts of tables in `charts`, sentences that depend on numbers in
+`claims`.
 """
 
+from gscam_lib.figures.claims import CLAIM, say
 from gscam_lib.figures.maps import (
     BOX_COLOR,
     FOLDER,
@@ -28,6 +30,7 @@ from gscam_lib.figures.maps import (
 
 __all__ = [
     "BOX_COLOR",
+    "CLAIM",
     "FOLDER",
     "STYLE",
     "TRUTH_COLOR",
@@ -41,6 +44,7 @@ __all__ = [
     "overlay",
     "panels",
     "save",
+    "say",
     "show_heatmap",
     "show_photo",
     "style",
