@@ -6,7 +6,8 @@ from pathlib import Path
 from gscam_lib.datasets.coco import CocoDataset
 from gscam_lib.datasets.example import Example, Selection
 from gscam_lib.datasets.findings import DataError, Finding
-from gscam_lib.datasets.tables import read_csv, read_typographic, read_wsol
+from gscam_lib.datasets.tables import read_csv, read_typographic
+from gscam_lib.datasets.wsol import read_wsol
 
 __all__ = [
     "FORMS",

@@ -14,7 +14,7 @@ import pandas as pd
 from gscam_lib.datasets.coco_file import Columns, read_columns
 from gscam_lib.datasets.example import Example, Selection
 from gscam_lib.datasets.findings import DataError
-from gscam_lib.datasets.outlines import Outlines
+from gscam_lib.datasets.outlines import Outlines, check
 
 Array = np.ndarray[Any, Any]
 
@@ -92,6 +92,18 @@ class CocoDataset(Sequence[Example]):
         names = tuple(f"annotations[{row}]" for row in rows)
         hashes = self._columns.hashes[rows].tobytes()
         return Outlines(self.file, size, tuple(map(tuple, spans.tolist())), hashes, names)
+
+    def faulty_outlines(self) -> list[str]:
+        """The annotations whose segmentations cannot be drawn, each with what is wrong."""
+        content, columns = memoryview(self.file.read_bytes()), self._columns
+        found = []
+        for row in self._rows.tolist():
+            start, length = columns.spans[row]
+            width, height = columns.sizes[columns.images[row]].tolist()
+            if length and width:
+                wrong = check(content[start : start + length], (height, width))
+                found += [f"annotations[{row}]: {wrong}"] if wrong else []
+        return found
 
     def results(self, rows: pd.DataFrame, method: str) -> list[dict[str, Any]]:
         """Boxes and masks of one method in COCO's results form, for pycocotools' own evaluator.

@@ -20,6 +20,7 @@ Id: TypeAlias = int | str
 T = TypeVar("T", bound=msgspec.Struct)
 Numbered: TypeAlias = list[tuple[int, T]]  # each with its place in the file
 CHUNK = 50_000
+FAR = 2**31  # no box of a photo reaches so far
 
 
 class _File(msgspec.Struct):
@@ -95,8 +96,11 @@ def read_columns(file: Path) -> tuple[Columns, list[Finding]]:
     found += _same_ids("images", images) + _same_ids("categories", categories)
     found += _faulty_images(images) + _faulty_categories(categories)
     sizes = np.array([i.size for _, i in images], np.int64).reshape(-1, 2)
+    found += _boundless(xywh)
+    xywh[~(np.abs(xywh) < FAR)] = 0
     known, left_out = _left_out(image, category, xywh, crowd, sizes)
-    found += _faulty_annotations(ids, lost, known, xywh, image, category, left_out)
+    bare = (spans[:, 1] == 0) & (spans[:, 1] > 0).any() & ~crowd
+    found += _faulty_annotations(ids, lost, known, xywh, image, category, left_out, bare)
     used = set(np.unique(category).tolist())
     found += _shared_names([c for row, (_, c) in enumerate(categories) if row in used])
     columns = Columns(
@@ -211,7 +215,7 @@ def _left_out(
     image: Array, category: Array, xywh: Array, crowd: Array, sizes: Array
 ) -> tuple[Array, dict[str, Array]]:
     """Which annotations can be used at all, and which of those are not asked about, and why."""
-    known = (image >= 0) & (category >= 0) & np.isfinite(xywh).all(1)
+    known = (image >= 0) & (category >= 0)
     left, up, width, height = xywh.T
     flat = ~crowd & ~((width > 0) & (height > 0))
     outer = sizes[image] if len(sizes) else np.zeros((len(image), 2))
@@ -256,6 +260,12 @@ def _faulty_categories(categories: Numbered[_Category]) -> list[Finding]:
     return listed("refused", "There are categories without name", nameless, "Give their names.")
 
 
+def _boundless(xywh: Array) -> list[Finding]:
+    at = np.flatnonzero(~(np.abs(xywh) < FAR).all(1))
+    places = (f"annotations[{i}] (bbox {xywh[i].tolist()})" for i in at)
+    return finding("refused", "There are boxes without bound", places, len(at), "Correct them.")
+
+
 def _shared_names(used: Sequence[_Category]) -> list[Finding]:
     count = Counter(category.name for category in used)
     twice = [f"id {c.id} ({c.name!r})" for c in used if c.name and count[c.name] > 1]
@@ -266,7 +276,7 @@ def _shared_names(used: Sequence[_Category]) -> list[Finding]:
 
 def _faulty_annotations(
     ids: Sequence[Id], lost: list[str], known: Array, xywh: Array, image: Array, category: Array,
-    left_out: dict[str, Array],
+    left_out: dict[str, Array], bare: Array,
 ) -> list[Finding]:  # fmt: skip
     """Ids twice, what points nowhere, boxes that are none, the same box twice."""
 
@@ -279,7 +289,6 @@ def _faulty_annotations(
     if len(set(ids)) != len(ids):
         count = Counter(ids)
         twice = [f"annotations[{i}] (id {a})" for i, a in enumerate(ids) if count[a] > 1]
-    finite = np.isfinite(xywh).all(1)
     kept = known & ~np.logical_or.reduce(list(left_out.values()))
     same = np.zeros(len(ids), bool)
     full = np.column_stack([image, category, xywh])[kept]
@@ -289,7 +298,6 @@ def _faulty_annotations(
         *listed("refused", "There are annotations that share an id", twice, "Make ids unique."),
         *listed("refused", "There are annotations whose image or category the file lacks", lost,
                 "Add those or delete them."),
-        *some("refused", "There are boxes that are not finite", ~finite, "Correct them."),
         *some("left out", "There are boxes without area", known & left_out["no area"],
               "They are left out."),
         *some("left out", "There are boxes outside their image", known
@@ -297,4 +305,6 @@ def _faulty_annotations(
         *some("left out", "There are crowd regions", known & left_out["crowd"],
               "They are left out, as in the paper's protocol."),
         *some("noted", "There are boxes that are there twice", same, "Both count."),
+        *some("noted", "There are annotations without segmentation", bare,
+              "Their examples have boxes and no mask."),
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from gscam_lib.boxes import BoxLike
+from gscam_lib.datasets.findings import Finding
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,16 @@ def _bytes_of(path: Path) -> int:
         return path.stat().st_size
     except (OSError, ValueError):
         return -1  # not there, or no name a file can have
+
+
+class Examples(list[Example]):
+    """Examples in memory, the root of their files, and what their reader found wrong."""
+
+    def __init__(
+        self, root: Path, examples: Iterable[Example], findings: Iterable[Finding]
+    ) -> None:
+        super().__init__(examples)
+        self.root, self.findings = root, list(findings)
 
 
 class Selection(Sequence[Example]):

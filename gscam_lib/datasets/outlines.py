@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from pycocotools import mask as run_lengths
 
 Mask = np.ndarray[Any, Any]
+_USUAL = msgspec.json.Decoder(list[list[float]])
 MOST_PIXELS = 1 << 30  # of one photo; a wrong size in a file must not take all memory
 
 
@@ -70,44 +72,65 @@ def draw(outline: Any, size: tuple[int, int]) -> Mask:
     points have no area and are passed over beside others that have. Raises OutlineError.
     """
     if isinstance(outline, dict):
-        return _run_lengths(outline, size)
-    polygons = [p for p in _polygons(outline, size) if len(p) >= 6]
-    if not polygons:
-        raise OutlineError("none of its polygons has three points, so it has no area.")
+        runs = _runs(outline, size)
+        return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size, order="F")
+    polygons = _polygons(outline, size)
     drawn = run_lengths.decode(run_lengths.merge(run_lengths.frPyObjects(polygons, *size)))
     return np.asarray(drawn > 0)
+
+
+def check(outline: bytes | memoryview, size: tuple[int, int]) -> str | None:
+    """What `draw` would say of a segmentation's bytes, without drawing; None for nothing."""
+    low, high = _reach(size)
+    with suppress(msgspec.ValidationError):  # not plain polygons: the long way
+        usual = _USUAL.decode(outline)
+        if usual and all(
+            len(p) >= 6 and not len(p) % 2 and low <= min(p) and max(p) <= high for p in usual
+        ):
+            return None
+    try:
+        found = msgspec.json.decode(outline)
+        _runs(found, size) if isinstance(found, dict) else _polygons(found, size)
+    except OutlineError as error:
+        return str(error)
+    return None
 
 
 def _polygons(outline: Any, size: tuple[int, int]) -> list[list[float]]:
     if not isinstance(outline, list):
         raise OutlineError(f"its segmentation is {_short(outline)}; expected polygons or an RLE.")
     flat = outline and not isinstance(outline[0], list)
-    polygons = []
-    for polygon in [outline] if flat else outline:
-        if isinstance(polygon, list) and polygon and isinstance(polygon[0], list):
-            if any(not isinstance(point, list) or len(point) != 2 for point in polygon):
-                raise OutlineError(f"the points of {_short(polygon)} are not pairs of numbers.")
-            polygon = [value for point in polygon for value in point]
-        polygons.append(_checked_polygon(polygon, size))
-    return polygons
+    polygons = [_polygon(polygon, size) for polygon in ([outline] if flat else outline)]
+    with_area = [polygon for polygon in polygons if len(polygon) >= 6]
+    if not with_area:
+        raise OutlineError("none of its polygons has three points, so it has no area.")
+    return with_area
 
 
-def _checked_polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
+def _polygon(polygon: Any, size: tuple[int, int]) -> list[float]:
+    if isinstance(polygon, list) and polygon and isinstance(polygon[0], list):
+        if any(not isinstance(point, list) or len(point) != 2 for point in polygon):
+            raise OutlineError(f"the points of {_short(polygon)} are not pairs of numbers.")
+        polygon = [value for point in polygon for value in point]
     if not isinstance(polygon, list) or any(type(value) not in (int, float) for value in polygon):
         raise OutlineError(f"its polygon {_short(polygon)} is not a list of numbers.")
     if len(polygon) % 2:
         raise OutlineError(f"its polygon has {len(polygon)} numbers; expected x and y in turn.")
-    reach = 2 * max(size)
-    far = [value for value in polygon if not -reach <= value <= 2 * reach]
-    if far:  # pycocotools takes memory for every pixel of its edge
+    low, high = _reach(size)
+    if far := [value for value in polygon if not low <= value <= high]:
         raise OutlineError(
             f"its polygon reaches {far[0]}, far outside {size[1]} × {size[0]} pixels."
         )
     return polygon
 
 
-def _run_lengths(outline: dict[str, Any], size: tuple[int, int]) -> Mask:
-    """Of a run-length encoding, after checks without which pycocotools writes beyond its array."""
+def _reach(size: tuple[int, int]) -> tuple[int, int]:
+    """How far a polygon may go: pycocotools takes memory for every pixel of its edge."""
+    return -2 * max(size), 4 * max(size)
+
+
+def _runs(outline: dict[str, Any], size: tuple[int, int]) -> list[int]:
+    """Run lengths of an RLE, after checks without which pycocotools writes beyond its array."""
     counts, given = outline.get("counts"), outline.get("size")
     if given != list(size):
         raise OutlineError(
@@ -121,8 +144,7 @@ def _run_lengths(outline: dict[str, Any], size: tuple[int, int]) -> Mask:
             f"the counts of its RLE cover {sum(runs)} pixels, but its image has "
             f"{size[0] * size[1]} ({size[1]} × {size[0]})."
         )
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(size, order="F")
+    return runs
 
 
 def _letters(counts: str) -> list[int]:
@@ -153,8 +175,3 @@ def to_rle(mask: Mask) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def hashes_of(digests: Sequence[bytes]) -> Mask:
-    """(n, 16) uint8, a row for each digest."""
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)

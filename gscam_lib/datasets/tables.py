@@ -1,153 +1,221 @@
-"""Data sets that are a folder of images beside a list: CSV, typographic folders, WSOL files."""
+"""Data sets that are a folder of photos beside a CSV, and folders of typographic photos."""
 
 from __future__ import annotations
 
 import csv
+import io
+import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 from gscam_lib.boxes import BoxLike
-from gscam_lib.datasets.example import Example
+from gscam_lib.datasets.example import Example, Examples
+from gscam_lib.datasets.findings import DataError, Finding, escapes, finding, listed
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 TYPOGRAPHIC = re.compile(r"label=(?P<object>[^=]+?)_text=(?P<word>[^=]*?)(?:_\d+)?$")
+CORNERS = [c.split() for c in ("x0 y0 x1 y1", "xmin ymin xmax ymax", "x1 y1 x2 y2",
+                               "left top right bottom")]  # fmt: skip
+SIZED = [c.split() for c in ("x y w h", "x y width height")]
+KNOWN = {"file", "prompt", "category", "image_id"}
 
 
-def read_csv(root: Path | str, table: Path | str, *, name: str = "csv") -> list[Example]:
-    """Examples from a folder of images and a CSV with the columns file and prompt.
+@dataclass(frozen=True)
+class Row:
+    """A line of a table: its number in the file, and its cells by column."""
 
-    Optional columns: category, image_id, and x0, y0, x1, y1 (half-open pixels; rows with the same
-    file and prompt are boxes of one Example). Raises FileNotFoundError, ValueError.
+    line: int
+    cells: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.cells.get(column, "")
+
+
+def read_csv(root: Path | str, table: Path | str, *, name: str = "csv") -> Examples:
+    """Examples from a folder of photos and a CSV with the columns file and prompt.
+
+    Optional columns: category, image_id, and a box in half-open pixels: x0, y0, x1, y1 (or xmin …,
+    x1, y1, x2, y2, left …) or x, y, w, h; rows with the same file and prompt are boxes of one
+    Example. Separated by commas, semicolons or tabs. Raises FileNotFoundError, and ValueError
+    naming the line: of boxes that are none, names outside the root, ids that two photos share.
     """
-    rows = _read_rows(Path(table), needed=("file", "prompt"))
-    grouped: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    root, path = existing(root), Path(table)
+    columns, rows = read_rows(path, needed=("file", "prompt"))
+    corners, sized = _box_columns(path, columns)
+    found: list[Finding] = []
+    faulty: list[str] = []
+    grouped: dict[tuple[str, ...], list[BoxLike]] = defaultdict(list)
     for row in rows:
-        grouped[row["file"], row["prompt"]].append(row)
-    return [
-        Example(
-            image=_existing(root) / file,
-            prompt=prompt,
-            boxes=tuple(box for row in group if (box := _box(row, table)) is not None),
-            category=group[0].get("category") or prompt,
-            image_id=group[0].get("image_id") or file,
-            source=name,
-        )
-        for (file, prompt), group in grouped.items()
-    ]
+        file, prompt = row["file"], row["prompt"]
+        key = (file, prompt, row["category"] or prompt, row["image_id"] or file)
+        try:
+            box = _box([row[column] for column in corners], sized)
+            grouped[key] += [] if box is None else [box]
+        except ValueError as error:
+            faulty.append(f"line {row.line} ({file}: {error})")
+    found += listed("refused", "There are boxes that are none", faulty, "Correct them.")
+    found += _files(rows) + _ids(rows)
+    unknown = [c for c in columns if c not in KNOWN and c not in corners]
+    found += listed("noted", "There are columns of other meaning", unknown, "They are not read.")
+    if any(f.severity == "refused" for f in found):
+        raise DataError(path, found)
+    examples = (
+        Example(root / file, prompt, tuple(boxes), category, image_id, name, file=file)
+        for (file, prompt, category, image_id), boxes in grouped.items()
+    )
+    return Examples(root, examples, found)
 
 
-def read_typographic(root: Path | str, *, name: str = "typographic") -> list[Example]:
+def read_typographic(root: Path | str, *, name: str = "typographic") -> Examples:
     """Examples of photos with a written word: prompt and category the object, `word` the word.
 
     root: a folder with index.csv (file, object, written_text), or whose files are called
     label=OBJECT_text=WORD.jpg, as in RTA-100, PAINT and Disentangling. Raises FileNotFoundError,
-    and ValueError where no file has such a name.
+    and ValueError where no file has such a name, or a line names a file twice or out of the root.
     """
-    root = _existing(root)
-    if (root / "index.csv").is_file():
-        rows = _read_rows(root / "index.csv", needed=("file", "object", "written_text"))
-        found = [(root / r["file"], r["object"], r["written_text"]) for r in rows]
+    root = existing(root)
+    index = root / "index.csv"
+    if index.is_file():
+        _, rows = read_rows(index, needed=("file", "object", "written_text"), may_be_empty=2)
+        if refused := _files(rows) + _twice(rows):
+            raise DataError(index, refused)
+        found = [(row["file"], row["object"], row["written_text"]) for row in rows]
     else:
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PHOTOS)
-        matches = [(p, TYPOGRAPHIC.search(p.stem)) for p in files]
-        found = [(p, m["object"], m["word"]) for p, m in matches if m]
+        matches = [(p.relative_to(root).as_posix(), TYPOGRAPHIC.search(p.stem)) for p in files]
+        found = [(file, m["object"], m["word"]) for file, m in matches if m]
     if not found:
         raise ValueError(
             f"{root} has neither an index.csv nor photos called label=OBJECT_text=WORD.jpg."
         )
-    return [
-        Example(path, thing, (), thing, path.relative_to(root).as_posix(), name, word=word)
-        for path, thing, word in found
-    ]
+    examples = (
+        Example(root / file, thing, (), thing, file, name, word=word, file=file)
+        for file, thing, word in found
+    )
+    return Examples(root, examples, ())
 
 
-def read_wsol(
-    root: Path | str, metadata: Path | str, class_names: Sequence[str], *, name: str = "imagenet"
-) -> list[Example]:
-    """Examples of ImageNet or ImageNet-v2 with the box files of the WSOL evaluation.
+def read_rows(
+    table: Path, needed: Sequence[str], may_be_empty: int | None = None
+) -> tuple[list[str], list[Row]]:
+    """The columns of a CSV, in lower case, and its rows with their line numbers.
 
-    root: folder of the images, as the ids say, or without their first part (val2), or in folders of
-    synsets; metadata: folder with class_labels.txt (image_id,label) and localization.txt
-    (image_id,x0,y0,x1,y1; its last pixel counts as inside, so 1 is added here); class_names: the
-    names of the labels in order. Raises FileNotFoundError, ValueError.
+    needed: columns that must be there, and filled (the first may_be_empty of them). Raises
+    FileNotFoundError, and DataError for another encoding, and lines that do not fit.
     """
-    root, metadata = _existing(root), _existing(metadata)
-    place = _Places(root)
-    boxes: dict[str, list[BoxLike]] = defaultdict(list)
-    for image_id, *corners in _lines(metadata / "localization.txt", 5):
-        x0, y0, x1, y1 = map(float, corners)
-        boxes[image_id].append((x0, y0, x1 + 1, y1 + 1))
-    examples = []
-    for image_id, label in _lines(metadata / "class_labels.txt", 2):
-        if not (label.isdigit() and int(label) < len(class_names)):
-            raise ValueError(
-                f"{image_id} has the label {label}; expected 0 to {len(class_names) - 1}."
-            )
-        category = class_names[int(label)]
-        truth = tuple(boxes.get(image_id, ()))
-        examples.append(Example(place.of(image_id), category, truth, category, image_id, name))
-    return examples
-
-
-class _Places:
-    """Where the photos of a list are, in a folder that may be arranged otherwise."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def of(self, image_id: str) -> Path:
-        """As the id says; without its first part; by its name alone; as the id says, if nowhere."""
-        asked = self.root / image_id
-        shorter = self.root.joinpath(*Path(image_id).parts[1:])
-        if asked.is_file() or shorter.is_file():
-            return asked if asked.is_file() else shorter
-        return self._by_name.get(asked.name, asked)
-
-    @cached_property
-    def _by_name(self) -> dict[str, Path]:
-        found = [p for p in self.root.rglob("*") if p.suffix.lower() in PHOTOS]
-        count = Counter(p.name for p in found)
-        return {p.name: p for p in found if count[p.name] == 1}
-
-
-def _read_rows(table: Path, needed: Sequence[str]) -> list[dict[str, str]]:
-    if not table.is_file():
-        raise FileNotFoundError(f"No table at {table}.")
-    with table.open(newline="", encoding="utf-8-sig") as opened:
-        reader = csv.DictReader(opened)
-        missing = [column for column in needed if column not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{table} has the columns {reader.fieldnames}; expected {', '.join(missing)} too."
-            )
-        return list(reader)
-
-
-def _box(row: dict[str, str], table: Path | str) -> BoxLike | None:
-    corners = [row.get(key) or "" for key in ("x0", "y0", "x1", "y1")]
-    if not any(corners):
-        return None
+    text = read_text(table)
+    head = text.partition("\n")[0]
+    separator = next((s for s in ",;\t" if s in head), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[Row] = []
+    odd: list[str] = []
+    columns: list[str] = []
     try:
-        x0, y0, x1, y1 = map(float, corners)
-    except ValueError as error:
-        raise ValueError(f"{table}: the box of {row['file']} is {corners}: {error}.") from error
-    return (x0, y0, x1, y1)
+        columns = [cell.strip().lower() for cell in next(reader, [])]
+        start = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(columns):
+                odd.append(f"line {start} ({len(cells)} cells for {len(columns)} columns)")
+            elif cells:
+                rows.append(Row(start, dict(zip(columns, cells, strict=True))))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        odd.append(f"line {reader.line_num} ({error})")
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        what = f"It has the columns {columns}; expected {', '.join(missing)} too"
+        raise DataError(table, listed("refused", what, ["line 1"], "Add them."))
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    for row in rows:
+        empty = [column for column in needed[:may_be_empty] if not row[column].strip()]
+        odd += [f"line {row.line} (no {', '.join(empty)})"] if empty else []
+    refused = listed("refused", "There are columns of one name", twice, "Keep one of each.")
+    refused += listed("refused", "There are lines that do not fit", odd,
+                      "Cells with commas or quotes need quotes around them.")  # fmt: skip
+    if refused:
+        raise DataError(table, refused)
+    return columns, rows
 
 
-def _lines(path: Path, fields: int) -> list[list[str]]:
+def read_text(path: Path) -> str:
+    """A text file in UTF-8. Raises FileNotFoundError, and DataError for other encodings."""
     if not path.is_file():
-        raise FileNotFoundError(f"No {path.name} in {path.parent}; expected the WSOL box files.")
-    rows = [line.strip().split(",") for line in path.read_text().splitlines() if line.strip()]
-    for number, row in enumerate(rows, 1):
-        if len(row) != fields:
-            raise ValueError(f"{path}, line {number}: got {len(row)} fields, expected {fields}.")
-    return rows
+        raise FileNotFoundError(f"No file at {path}.")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        kind = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8"
+        where = f"line {line}, byte {content[error.start : error.start + 1]!r}"
+        action = "Save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')."
+        raise DataError(path, listed("refused", f"It is {kind}", [where], action)) from error
+    if "\0" in text:
+        action = "Save it as UTF-8."
+        raise DataError(path, listed("refused", "It is no text", ["a zero byte"], action))
+    return text
 
 
-def _existing(folder: Path | str) -> Path:
+def existing(folder: Path | str) -> Path:
+    """The folder. Raises FileNotFoundError where it is none."""
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"No folder at {folder}.")
     return Path(folder)
+
+
+def _box_columns(path: Path, columns: Sequence[str]) -> tuple[list[str], bool]:
+    """Which columns are a box, and whether as corner and size; none where there is no box."""
+    for form in [*CORNERS, *SIZED]:
+        if set(form) <= set(columns):
+            return form, form in SIZED
+    words = {word for form in [*CORNERS, *SIZED[:1]] for word in form} | {"bbox", "box"}
+    odd = [f"'{column}'" for column in columns if column in words]
+    what = "There are columns that seem to be of a box, but not all of one"
+    if odd:
+        action = "Call them x0, y0, x1, y1, or x, y, w, h."
+        raise DataError(path, listed("refused", what, odd, action))
+    return [], False
+
+
+def _box(cells: list[str], sized: bool) -> BoxLike | None:
+    if not any(cell.strip() for cell in cells):
+        return None
+    x0, y0, x1, y1 = map(float, cells)
+    if sized:
+        x1, y1 = x0 + x1, y0 + y1
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise ValueError(f"the box {', '.join(cells)} is not finite")
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(f"the box {', '.join(cells)} has no area")
+    return (x0, y0, x1, y1)
+
+
+def _files(rows: Sequence[Row]) -> list[Finding]:
+    out = [f"line {row.line} ({row['file']!r})" for row in rows if escapes(row["file"])]
+    action = "Names must stay below the root."
+    return listed("refused", "There are file names outside the folder of images", out, action)
+
+
+def _ids(rows: Sequence[Row]) -> list[Finding]:
+    """Image ids of two files: the lines of both."""
+    files: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        files[row["image_id"] or row["file"]].setdefault(row["file"], row.line)
+    shared = [
+        f"{i!r} is of " + " and ".join(f"{file} (line {line})" for file, line in of.items())
+        for i, of in files.items()
+        if len(of) > 1
+    ]
+    action = "Give each file its own id, or leave the column out."
+    return listed("refused", "There are files that share an image id", shared, action)
+
+
+def _twice(rows: Sequence[Row]) -> list[Finding]:
+    lines: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row in rows:
+        lines[row["file"], row["object"]].append(row.line)
+    twice = [f"{f} (lines {at[0]} and {at[1]})" for (f, _), at in lines.items() if len(at) > 1]
+    return finding("refused", "There are files named twice", twice, len(twice), "Keep one of each.")

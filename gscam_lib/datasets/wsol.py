@@ -1,0 +1,143 @@
+"""ImageNet and ImageNet-v2 with the box files of the WSOL evaluation (Choe et al., CVPR 2020)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from gscam_lib.boxes import BoxLike
+from gscam_lib.datasets.example import Example, Examples
+from gscam_lib.datasets.findings import DataError, Finding, escapes, listed
+from gscam_lib.datasets.tables import PHOTOS, existing, read_text
+
+Lines = list[tuple[int, list[str]]]
+
+
+def read_wsol(
+    root: Path | str, metadata: Path | str, class_names: Sequence[str], *, name: str = "imagenet"
+) -> Examples:
+    """Examples of ImageNet or ImageNet-v2 with the box files of the WSOL evaluation.
+
+    root: folder of the images, as the ids say, or without their first part (val2), or in folders of
+    synsets; metadata: folder with class_labels.txt (image_id,label), localization.txt
+    (image_id,x0,y0,x1,y1; its last pixel counts as inside, so 1 is added here), and perhaps
+    image_sizes.txt (image_id,width,height) and mapping.txt, which has the names of ImageNet-v2's
+    photos as they are shipped today (0/0.jpeg, 0/a310….jpeg); class_names: the names of the labels
+    in order. Raises FileNotFoundError, and ValueError naming file and line.
+    """
+    root, metadata = existing(root), existing(metadata)
+    labels = _lines(metadata / "class_labels.txt", 2)
+    boxes = _boxes(metadata / "localization.txt")
+    sizes = _sizes(metadata / "image_sizes.txt")
+    _check_labels(metadata / "class_labels.txt", labels, len(class_names))
+    place = _Places(root, _mapping(metadata / "mapping.txt"))
+    examples = []
+    for _, (image_id, label) in labels:
+        category, truth = class_names[int(label)], tuple(boxes.pop(image_id, ()))
+        photo = place.of(image_id)
+        examples.append(
+            Example(
+                photo, category, truth, category, image_id, name, photo_size=sizes.get(image_id),
+                file=photo.relative_to(root).as_posix(),
+            )
+        )  # fmt: skip
+    bare = [e.image_id for e in examples if not e.boxes]
+    found = listed("noted", "There are images without box", bare, "They count as misses.")
+    found += listed("noted", "There are boxes of images without label", list(boxes), "Not used.")
+    return Examples(root, examples, found)
+
+
+def _check_labels(path: Path, labels: Lines, classes: int) -> None:
+    count = Counter(image_id for _, (image_id, _) in labels)
+    twice = [f"line {n} ({i})" for n, (i, _) in labels if count[i] > 1]
+    out = [f"line {n} ({i})" for n, (i, _) in labels if escapes(i)]
+    wrong = [
+        f"line {n} ({i} has the label {label}; expected 0 to {classes - 1})"
+        for n, (i, label) in labels
+        if not (label.isascii() and label.isdigit() and int(label) < classes)
+    ]
+    found: list[Finding] = [
+        *listed("refused", "There are labels without a name", wrong, "Give the names of all."),
+        *listed("refused", "There are images with two labels", twice, "Keep one of each."),
+        *listed("refused", "There are names outside the folder of images", out,
+                "Names must stay below the root."),
+    ]  # fmt: skip
+    if found:
+        raise DataError(path, found)
+
+
+def _boxes(path: Path) -> dict[str, list[BoxLike]]:
+    boxes: dict[str, list[BoxLike]] = defaultdict(list)
+    wrong = []
+    for number, (image_id, *corners) in _lines(path, 5):
+        try:
+            x0, y0, x1, y1 = map(float, corners)
+        except ValueError:
+            x0, y0, x1, y1 = [math.nan] * 4
+        if not (math.isfinite(x0 + y0 + x1 + y1) and x0 <= x1 and y0 <= y1):
+            wrong.append(f"line {number} ({', '.join(corners)})")
+        boxes[image_id].append((x0, y0, x1 + 1, y1 + 1))
+    if wrong:
+        raise DataError(path, listed("refused", "There are boxes that are none", wrong, "Correct."))
+    return boxes
+
+
+def _sizes(path: Path) -> dict[str, tuple[int, int]]:
+    if not path.is_file():
+        return {}
+    try:
+        return {i: (int(width), int(height)) for _, (i, width, height) in _lines(path, 3)}
+    except ValueError as error:
+        raise DataError(path, listed("refused", f"A size is none ({error})", ["it"], "")) from error
+
+
+def _mapping(path: Path) -> dict[str, str]:
+    """Names that the lists use to names as shipped."""
+    if not path.is_file():
+        return {}
+    lines = _lines(path, 2)
+    out = [f"line {n} ({shipped.strip()})" for n, (_, shipped) in lines if escapes(shipped.strip())]
+    if out:
+        action = "Names must stay below the root."
+        raise DataError(path, listed("refused", "There are names outside the root", out, action))
+    return {listed_as.strip(): shipped.strip() for _, (listed_as, shipped) in lines}
+
+
+class _Places:
+    """Where the photos of a list are, in a folder that may be arranged otherwise."""
+
+    def __init__(self, root: Path, mapping: dict[str, str]) -> None:
+        self.root, self.mapping = root, mapping
+
+    def of(self, image_id: str) -> Path:
+        """As the id says; without its first part; as it is mapped; by its name alone."""
+        shorter = "/".join(PurePosixPath(image_id).parts[1:])
+        shipped = self.mapping.get(shorter, self.mapping.get(image_id, image_id))
+        for tried in (image_id, shorter, shipped):
+            if tried and (self.root / tried).is_file():
+                return self.root / tried
+        return self._by_name.get(PurePosixPath(shipped).name, self.root / image_id)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Path]:
+        found = [p for p in self.root.rglob("*") if p.suffix.lower() in PHOTOS]
+        count = Counter(p.name for p in found)
+        return {p.name: p for p in found if count[p.name] == 1}
+
+
+def _lines(path: Path, fields: int) -> Lines:
+    """Numbered lines of a list, in their fields."""
+    if not path.is_file():
+        raise FileNotFoundError(f"No {path.name} in {path.parent}; expected the WSOL box files.")
+    lines = [
+        (number, line.strip().split(","))
+        for number, line in enumerate(read_text(path).splitlines(), 1)
+        if line.strip()
+    ]
+    for number, line in lines:
+        if len(line) != fields:
+            raise ValueError(f"{path}, line {number}: got {len(line)} fields, expected {fields}.")
+    return lines
