@@ -149,7 +149,7 @@ def _unit(
     positive = np.maximum(small, 0)
     if np.ptp(positive) <= FLAT * positive.max():
         return np.zeros((geometry.height, geometry.width), np.float32), True
-    return _min_max(geometry.unsquash(_min_max(positive))), False
+    return _min_max(geometry.to_photo(_min_max(positive))), False
 
 
 def _min_max(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -66,8 +66,8 @@ def logit_of(model, features, prompt):
 
 
 def activations_and_gradients(model, image, prompt):
-    mean = model._mean.flatten().tolist()
-    std = model._std.flatten().tolist()
+    mean = model.preprocessing.mean
+    std = model.preprocessing.std
     pixels = torch.tensor(pixels_of(image, model.input_size, mean, std), dtype=torch.float32)
     first, rest = split_tower(model)
     leaf = first(pixels[None]).detach().requires_grad_(True)
@@ -148,7 +148,7 @@ def vit(model, image, bumps=None, attention=None):
     attention: for the last block, a function of one head's (q, k, v) instead of softmax(qk/√d).
     """
     visual = model.network.visual
-    mean, std = model._mean.flatten().tolist(), model._std.flatten().tolist()
+    mean, std = model.preprocessing.mean, model.preprocessing.std
     pixels = torch.tensor(pixels_of(image, model.input_size, mean, std), dtype=torch.float32)[None]
     patches = visual.conv1(pixels).flatten(2)[0].T
     x = torch.cat([visual.class_embedding[None], patches]) + visual.positional_embedding

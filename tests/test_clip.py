@@ -1,95 +1,11 @@
-"""Photos of every kind, layers of every tower, prompts (loading: test_weights.py)."""
+"""Layers of every tower, prompts (photos: test_photo.py; loading: test_weights.py)."""
 
-import numpy as np
 import pytest
 import torch
 from conftest import TOWERS, tiny_clip
-from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib.model.layers import find_layer
-from gscam_lib.model.photo import Geometry, load_photo
-
-
-def grey_photo(mode, value):
-    return Image.new(mode, (6, 4), value)
-
-
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        (grey_photo("L", 100), (100, 100, 100)),
-        (grey_photo("RGBA", (10, 20, 30, 0)), (255, 255, 255)),
-        (grey_photo("RGBA", (10, 20, 30, 255)), (10, 20, 30)),
-        (grey_photo("LA", (50, 255)), (50, 50, 50)),
-        (grey_photo("1", 1), (255, 255, 255)),
-        (Image.fromarray(np.full((4, 6), 257 * 80, np.uint16)), (80, 80, 80)),
-        (grey_photo("I", 257 * 80), (80, 80, 80)),
-        (grey_photo("P", 0).convert("RGB").quantize(4), (0, 0, 0)),
-        (np.full((4, 6, 3), 7, np.uint8), (7, 7, 7)),
-    ],
-)
-def test_photos_of_every_mode_become_rgb(image, expected):
-    photo = load_photo(image)
-    assert photo.mode == "RGB"
-    assert photo.size == (6, 4)
-    assert photo.getpixel((3, 2)) == expected
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    image = Image.new("RGB", (8, 4), "black")
-    image.putpixel((0, 0), (255, 255, 255))
-    exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90° clockwise to view
-    image.save(tmp_path / "turned.png", exif=exif)
-    photo = load_photo(tmp_path / "turned.png")
-    assert photo.size == (4, 8)
-    assert photo.getpixel((3, 0)) == (255, 255, 255)
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        np.zeros((4, 6), np.uint8),
-        np.zeros((4, 6, 3), float),
-        np.zeros((0, 6, 3), np.uint8),
-        Image.new("F", (4, 4)),
-        Image.new("RGB", (0, 4)),
-        3,
-        None,
-    ],
-)
-def test_what_is_no_photo_is_refused(bad):
-    with pytest.raises(ValueError, match=r"Got"):
-        load_photo(bad)
-
-
-def test_missing_and_broken_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
-        load_photo(tmp_path / "nowhere.jpg")
-    broken = tmp_path / "broken.jpg"
-    Image.new("RGB", (300, 300)).save(broken)
-    broken.write_bytes(broken.read_bytes()[:400])
-    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read"):
-        load_photo(broken)
-    broken.write_text("not a photo")
-    with pytest.raises(ValueError, match=r"broken\.jpg cannot be read"):
-        load_photo(broken)
-
-
-def test_a_bomb_is_refused_with_advice(tmp_path, monkeypatch):
-    Image.new("RGB", (200, 200)).save(tmp_path / "huge.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(ValueError, match="too large"):
-        load_photo(tmp_path / "huge.png")
-
-
-def test_unsquash_equals_torch_bilinear():
-    small = np.random.default_rng(0).random((7, 5), np.float32)
-    expected = torch.nn.functional.interpolate(
-        torch.from_numpy(small)[None, None], (40, 70), mode="bilinear", align_corners=False
-    )[0, 0]
-    np.testing.assert_allclose(Geometry(70, 40, 64).unsquash(small), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("tower", TOWERS)
@@ -126,7 +42,7 @@ def test_a_tower_without_spatial_layer_is_refused():
             return self.linear(x.flatten(1))
 
     with pytest.raises(ValueError, match="no spatial layer"):
-        find_layer(Flat(), None, 32)
+        find_layer(Flat(), None, (32, 32))
 
 
 def test_text_is_encoded_once_and_has_unit_length(resnet, monkeypatch):

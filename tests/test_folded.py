@@ -83,8 +83,9 @@ def test_an_image_is_pooled_alike_in_any_company():
         assert torch.equal(pool(x[cut]), whole[cut])
 
 
-def test_nothing_to_fold_gives_the_network_itself():
+def test_nothing_to_fold_gives_the_network_itself_without_a_pass(monkeypatch):
     network = tiny_clip("vit").network
+    monkeypatch.setattr(network, "encode_image", lambda pixels: pytest.fail("a pass was spent"))
     assert folded(network) is network
 
 
@@ -142,8 +143,10 @@ def test_changed_weights_are_noticed(cnn):
 
 
 @torch.no_grad()
-def test_broken_weights_give_what_the_network_gives():
+def test_broken_weights_are_not_swallowed():
     model = tiny_clip("resnet")
     model.network.visual.layer4[0].conv1.weight.fill_(float("nan"))
     assert model.quick_tower is model.network.visual
-    assert model.encode_pixels(images(model), fast=True).isnan().all()
+    for fast in (False, True):
+        with pytest.raises(ValueError, match="weights of the image tower"):
+            model.encode_pixels(images(model), fast=fast)

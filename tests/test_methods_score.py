@@ -114,7 +114,7 @@ def test_controls_are_half_a_gscorecam(trace):
 
 
 def test_sobel_by_hand(trace):
-    grey = np.asarray(trace.geometry.squash(trace.photo).convert("L"), dtype=float)
+    grey = np.asarray(trace.geometry.to_input(trace.photo).convert("L"), dtype=float)
     found = gs.METHODS["sobel"](trace, PROMPT)
     kernel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     for y, x in ((1, 1), (20, 33), (62, 62)):

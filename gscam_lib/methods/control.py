@@ -26,7 +26,9 @@ def sobel(trace: Trace, prompt: Prompt) -> Tensor:
     A map that looks like this has found edges, not objects (Adebayo et al., Sanity Checks for
     Saliency Maps, NeurIPS 2018).
     """
-    grey = torch.from_numpy(np.asarray(trace.geometry.squash(trace.photo).convert("L"), np.float32))
+    grey = torch.from_numpy(
+        np.asarray(trace.geometry.to_input(trace.photo).convert("L"), np.float32)
+    )
     kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     kernels = torch.stack([kernel, kernel.T])[:, None]
     padded = F.pad(grey[None, None], (1, 1, 1, 1), mode="replicate")

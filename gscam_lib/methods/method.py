@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gscam_lib.model.prompts import Prompt
@@ -52,6 +53,7 @@ class Method:
         """Whether it needs forward passes for every channel, or for many masks."""
         return "C" in self.forward or "N" in self.forward
 
+    @torch.inference_mode(False)  # gradients flow, whatever the caller's mode
     def __call__(self, trace: Trace, prompt: Prompt, **options: Any) -> Tensor:
         """Return the map (h, w) ≥ 0 of a prompt on a traced photo."""
         from gscam_lib.methods import METHODS  # the whole table, for what errors recommend

@@ -74,7 +74,7 @@ def _combine(trace: Trace, prompt: Prompt, chosen: Tensor, weighting: str) -> Te
     found = trace.model.scores(trace.masked_embeddings(chosen), prompt).nan_to_num(nan=0.0)
     # 0 is next to nothing beside logits of 20, but the most that a log probability can be.
     nothing = weighting == "softmax" and not as_target(prompt).against
-    scores = torch.full_like(found[:1], 0.0 if nothing else -torch.inf)
+    scores = torch.full_like(found[:1], trace.model.logit_bias if nothing else -torch.inf)
     scores = scores.repeat(len(trace.activations))
     scores[chosen] = found
     return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()

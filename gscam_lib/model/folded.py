@@ -27,6 +27,8 @@ def folded(network: nn.Module) -> nn.Module:
     or where the two do not agree on random pixels (cosine within 1e-4).
     """
     visual: Any = network.visual
+    if not any(map(_foldable, visual.modules())):  # no pass is spent on finding that out
+        return network
     tower = copy.deepcopy(visual, {id(t): t for t in (*visual.parameters(), *visual.buffers())})
     for module in tower.modules():
         module._forward_hooks.clear()
@@ -34,9 +36,8 @@ def folded(network: nn.Module) -> nn.Module:
     quick = copy.copy(network)
     quick.__dict__["_modules"] = network._modules | {"visual": tower.eval()}
     before = _embedded(quick)
-    changed = [_fold(module) for module in list(tower.modules())]
-    if not any(changed):
-        return network
+    for module in list(tower.modules()):
+        _fold(module)
     alike = F.cosine_similarity(before, _embedded(quick))
     return quick if bool((alike > 1 - 1e-4).all()) else network
 
@@ -45,27 +46,38 @@ def _embedded(network: Any) -> Tensor:
     weight = next(network.visual.parameters())
     size = network.visual.image_size
     size = size if isinstance(size, tuple | list) else (size, size)
-    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         embedded: Tensor = network.encode_image(pixels.to(weight))
     return embedded
 
 
-def _fold(module: nn.Module) -> bool:
-    """Replace what can be replaced among a module's children; whether there was anything."""
-    found = False
+def _foldable(module: nn.Module) -> bool:
+    """Whether something can be replaced among a module's children."""
+    pools = any(isinstance(child, AttentionPool2d) for child in module.children())
+    return pools or bool(_norms_after_convolutions(module))
+
+
+def _norms_after_convolutions(module: nn.Module) -> list[tuple[str, str]]:
+    """Names of convolutions and batch norms that stand side by side among a module's children."""
+    found = []
+    for (first, conv), (second, norm) in pairwise(module.named_children()):
+        known = type(norm) in (nn.BatchNorm2d, BatchNormAct2d) and norm.track_running_stats
+        if isinstance(conv, nn.Conv2d) and known and conv.out_channels == norm.num_features:
+            found.append((first, second))
+    return found
+
+
+def _fold(module: Any) -> None:
+    """Replace what can be replaced among a module's children."""
     for name, child in list(module.named_children()):
         if isinstance(child, AttentionPool2d):
             setattr(module, name, FirstTokenPool(child))
-            found = True
-    for (first, conv), (second, norm) in pairwise(list(module.named_children())):
-        known = type(norm) in (nn.BatchNorm2d, BatchNormAct2d) and norm.track_running_stats
-        if isinstance(conv, nn.Conv2d) and known and conv.out_channels == norm.num_features:
-            fused: Any = fuse_conv_bn_eval(conv, norm)  # type: ignore[arg-type]
-            setattr(module, first, fused.requires_grad_(False))
-            setattr(module, second, getattr(norm, "act", nn.Identity()))
-            found = True
-    return found
+    for first, second in _norms_after_convolutions(module):
+        norm = getattr(module, second)
+        fused: Any = fuse_conv_bn_eval(getattr(module, first), norm)
+        setattr(module, first, fused.requires_grad_(False))
+        setattr(module, second, getattr(norm, "act", nn.Identity()))
 
 
 class FirstTokenPool(nn.Module):

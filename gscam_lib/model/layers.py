@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,32 +20,47 @@ LayerLike: TypeAlias = str | int | nn.Module
 class Layer:
     """A module of the image tower whose output is a spatial map, or tokens that form one.
 
-    grid: None for a (B, C, h, w) output; (rows, columns) of the patches for token outputs.
+    size: (rows, columns) of the network's input; grid: None for a map, (B, C, h, w) or, as in Swin,
+    (B, h, w, C); (rows, columns) of the patches for tokens; class_token: the first token becomes
+    the embedding.
     """
 
     name: str
     module: nn.Module
+    size: tuple[int, int]
     grid: tuple[int, int] | None = None
     batch_first: bool = True
+    class_token: bool = False
 
     def to_map(self, output: Tensor) -> Tensor:
-        """Bring an output of the module into the form (B, C, h, w); prefix tokens are left out."""
+        """Bring an output of the module into the form (B, C, h, w); prefix tokens are left out.
+
+        Raises ValueError for an output that is neither a map of the input nor its tokens.
+        """
         if self.grid is None:
-            if output.ndim != 4:
+            axis = channel_axis(output, self.size)
+            if axis is None:
                 raise ValueError(
-                    f"Layer '{self.name}' gives a tensor of shape {tuple(output.shape)}; expected "
-                    "a spatial map (B, C, h, w). Choose a layer before the pooling."
+                    f"Layer '{self.name}' gives a tensor of shape {tuple(output.shape)}, which is "
+                    f"no spatial map (B, C, h, w) of an input of {self.size[0]} × {self.size[1]} "
+                    "px. Choose a layer before the pooling."
                 )
-            return output
-        tokens = output if self.batch_first else output.transpose(0, 1)
+            return output.movedim(axis, 1)
         rows, columns = self.grid
+        if output.ndim != 3 or output.shape[1 if self.batch_first else 0] < rows * columns:
+            raise ValueError(
+                f"Layer '{self.name}' gives a tensor of shape {tuple(output.shape)}; expected the "
+                f"tokens (B, N, C) of {rows} × {columns} patches. Choose the output of a block, of "
+                "a norm or of a feed-forward part."
+            )
+        tokens = output if self.batch_first else output.transpose(0, 1)
         patches = tokens[:, tokens.shape[1] - rows * columns :]
         return patches.transpose(1, 2).reshape(len(patches), -1, rows, columns)
 
     def from_map(self, maps: Tensor, output: Tensor) -> Tensor:
         """Return (n, C, h, w) maps in the form of the output, whose prefix tokens they take."""
         if self.grid is None:
-            return maps
+            return maps.movedim(1, channel_axis(output, self.size) or 1)
         tokens = output if self.batch_first else output.transpose(0, 1)
         patches = maps.flatten(2).transpose(1, 2)
         prefix = tokens[:, : tokens.shape[1] - patches.shape[1]].expand(len(maps), -1, -1)
@@ -53,16 +68,34 @@ class Layer:
         return whole if self.batch_first else whole.transpose(0, 1)
 
 
-def find_layer(visual: nn.Module, layer: LayerLike | None, size: int) -> Layer:
+def channel_axis(output: Tensor, size: tuple[int, int]) -> int | None:
+    """Which axis of an output is its channels, 1 or 3; None if it is no map of the input.
+
+    A map covers the input by one stride in both directions. Attention (B, heads, N, N) or queries
+    (B, heads, N, d) have four axes too and do not.
+    """
+
+    def covers(cells: Sequence[int]) -> bool:
+        stride = max(1, round(size[0] / max(cells[0], 1)))
+        wanted = [(whole // stride, -(-whole // stride)) for whole in size]
+        # A convolution without padding loses a cell.
+        return all(w[0] - 1 <= c <= w[1] for c, w in zip(cells, wanted, strict=True))
+
+    if output.ndim != 4:
+        return None
+    return next((axis for axis in (1, 3) if covers(output.movedim(axis, 1).shape[2:])), None)
+
+
+def find_layer(visual: nn.Module, layer: LayerLike | None, size: tuple[int, int]) -> Layer:
     """Find a layer: by dotted name below the image tower, by index, as a module, or the default.
 
-    An index counts the stages of a CNN (the last module at each resolution) or the blocks of a ViT
-    (the normalized input of their attention); -1 is the last. Defaults: ResNets, the output of the
-    last stage; ViTs, the normalized input of the last block's attention (after it only CLS reaches
-    the embedding and patch gradients are exactly zero).
+    size: (rows, columns) of the network's input. An index counts the stages of a CNN (the last
+    module at each resolution) or the blocks of a ViT (what enters their attention); -1 is the last.
+    Defaults: ResNets, the output of the last stage; ViTs, what enters the last block's attention
+    (after it only the class token reaches the embedding and patch gradients are exactly zero).
     """
     modules = dict(visual.named_modules())
-    blocks, grid, batch_first = blocks_of(visual)
+    blocks = blocks_of(visual)
     name = _layer_name(visual, layer, blocks, size)
     if name not in modules or name == "":
         close = difflib.get_close_matches(name, list(modules), n=5, cutoff=0.4)
@@ -70,26 +103,50 @@ def find_layer(visual: nn.Module, layer: LayerLike | None, size: int) -> Layer:
             f"No layer '{name}' in this image tower. Near it: {', '.join(close) or 'nothing'}; "
             f"its top level has {', '.join(key for key in modules if key and '.' not in key)}."
         )
-    inside = blocks and any(name == b or name.startswith(b + ".") for b in blocks)
-    return Layer(name, modules[name], grid if inside else None, batch_first)
+    if any(name == b or name.startswith(b + ".") for b in blocks.names):
+        first, grid = blocks.batch_first, blocks.grid
+        return Layer(name, modules[name], size, grid, first, blocks.class_token)
+    return Layer(name, modules[name], size)
 
 
-def blocks_of(visual: nn.Module) -> tuple[list[str], tuple[int, int] | None, bool]:
-    """Names of the transformer blocks, the patch grid, and whether tokens come batch first."""
+@dataclass(frozen=True)
+class Blocks:
+    """The transformer blocks of an image tower: their names, and how their tokens lie.
+
+    grid: (rows, columns) of the patches; class_token: the first token becomes the embedding.
+    """
+
+    names: tuple[str, ...] = ()
+    grid: tuple[int, int] | None = None
+    batch_first: bool = True
+    class_token: bool = False
+
+
+def blocks_of(visual: Any) -> Blocks:
+    """Find the transformer blocks of an image tower; no names where it has none."""
     if isinstance(visual, open_clip.transformer.VisionTransformer):
+        names = [f"transformer.resblocks.{i}" for i in range(len(visual.transformer.resblocks))]
+        token = visual.pool_type == "tok" and visual.attn_pool is None
         rows, columns = visual.grid_size
-        count = len(visual.transformer.resblocks)
-        names = [f"transformer.resblocks.{i}" for i in range(count)]
-        return names, (rows, columns), bool(visual.transformer.batch_first)
+        return Blocks(tuple(names), (rows, columns), bool(visual.transformer.batch_first), token)
     trunk = getattr(visual, "trunk", None)
-    if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
-        grid = getattr(trunk.patch_embed, "grid_size", None)
-        if grid is not None:
-            return [f"trunk.blocks.{i}" for i in range(len(trunk.blocks))], tuple(grid), True
-    return [], None, True
+    embed = getattr(trunk, "patch_embed", getattr(trunk, "embeds", None))  # NaFlex: embeds
+    if trunk is None or embed is None or not hasattr(trunk, "blocks"):
+        return Blocks()
+    grid = getattr(embed, "grid_size", None)
+    if grid is None:
+        rows, columns = visual.image_size
+        patch = embed.patch_size
+        high, wide = patch if isinstance(patch, tuple | list) else (patch, patch)
+        grid = rows // high, columns // wide
+    token = trunk.global_pool == "token" and getattr(trunk, "num_prefix_tokens", 0) > 0
+    names = [f"trunk.blocks.{i}" for i in range(len(trunk.blocks))]
+    return Blocks(tuple(names), (int(grid[0]), int(grid[1])), True, token)
 
 
-def _layer_name(visual: nn.Module, layer: LayerLike | None, blocks: list[str], size: int) -> str:
+def _layer_name(
+    visual: nn.Module, layer: LayerLike | None, blocks: Blocks, size: tuple[int, int]
+) -> str:
     if layer is None:
         return _default_layer(visual, blocks, size)
     if isinstance(layer, nn.Module):
@@ -101,8 +158,13 @@ def _layer_name(visual: nn.Module, layer: LayerLike | None, blocks: list[str], s
         return names[0]
     if isinstance(layer, str):
         return layer
+    if isinstance(layer, bool) or not isinstance(layer, int):
+        raise ValueError(
+            f"Got layer={layer!r}; expected a dotted name below the image tower, an index such as "
+            "-1, or a module of it."
+        )
     stages = _stages(visual, blocks, size)
-    if isinstance(layer, bool) or not -len(stages) <= layer < len(stages):
+    if not -len(stages) <= layer < len(stages):
         raise ValueError(
             f"Got layer={layer!r}; this image tower has {len(stages)} layers to count, from "
             f"{-len(stages)} to {len(stages) - 1}: {', '.join(stages)}."
@@ -110,12 +172,10 @@ def _layer_name(visual: nn.Module, layer: LayerLike | None, blocks: list[str], s
     return stages[layer]
 
 
-def _stages(visual: nn.Module, blocks: list[str], size: int) -> list[str]:
-    modules = dict(visual.named_modules())
-    norms = [f"{b}.{norm}" for b in blocks for norm in ("ln_1", "norm1")]
-    if blocks:
-        return [name for name in norms if name in modules]
-    if "layer4" in modules:
+def _stages(visual: nn.Module, blocks: Blocks, size: tuple[int, int]) -> list[str]:
+    if blocks.names:
+        return _before_attention(visual, blocks)
+    if "layer4" in dict(visual.named_children()):
         return ["layer1", "layer2", "layer3", "layer4"]
     found = _spatial_modules(visual, size).items()
     # "trunk.norm" and "trunk.blocks.3" are stages; what lies deeper is the inside of one.
@@ -123,33 +183,49 @@ def _stages(visual: nn.Module, blocks: list[str], size: int) -> list[str]:
     return list(last.values())
 
 
-def _default_layer(visual: nn.Module, blocks: list[str], size: int) -> str:
+def _before_attention(visual: nn.Module, blocks: Blocks) -> list[str]:
+    """Names of what enters the blocks' attention: their first norm, or the block before.
+
+    The block before where norms come after attention, as in EVA02-E.
+    """
     modules = dict(visual.named_modules())
-    if blocks:
-        for norm in ("ln_1", "norm1"):
-            if f"{blocks[-1]}.{norm}" in modules:
-                return f"{blocks[-1]}.{norm}"
-    elif "layer4" in modules:
+    found = []
+    for before, block in zip(("", *blocks.names), blocks.names, strict=False):
+        norms = [n for n in (f"{block}.ln_1", f"{block}.norm1") if n in modules]
+        after = re.search("PostNorm|ResPost", type(modules[block]).__name__)
+        if norms and not after:
+            found.append(norms[0])
+        elif before:
+            found.append(before)
+    return found
+
+
+def _default_layer(visual: nn.Module, blocks: Blocks, size: tuple[int, int]) -> str:
+    if "layer4" in dict(visual.named_children()):
         return "layer4"
-    spatial = list(_spatial_modules(visual, size)) if not blocks else []
-    if not spatial:
+    candidates = _before_attention(visual, blocks) if blocks.names else []
+    candidates = candidates or list(_spatial_modules(visual, size))
+    if not candidates:
         raise ValueError(
             f"The image tower {type(visual).__name__} has no spatial layer: none of its modules "
             "gives a (B, C, h, w) map, and it has no transformer blocks that are known here. "
             "Heatmaps need a ResNet, ViT or convolutional timm tower."
         )
-    return spatial[-1]
+    return candidates[-1]
 
 
-def _spatial_modules(visual: nn.Module, size: int) -> dict[str, tuple[int, int]]:
+def _spatial_modules(visual: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, int]]:
     """Modules whose output is a map larger than 1 × 1 and its size, in the order they finish."""
     found: dict[str, tuple[int, int]] = {}
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-                found.pop(name, None)
-                found[name] = (output.shape[2], output.shape[3])
+            axis = channel_axis(output, size) if isinstance(output, Tensor) else None
+            if axis is not None:
+                cells = output.movedim(axis, 1).shape[2:]
+                if min(cells) > 1:
+                    found.pop(name, None)
+                    found[name] = (cells[0], cells[1])
 
         return hook
 
@@ -157,7 +233,7 @@ def _spatial_modules(visual: nn.Module, size: int) -> dict[str, tuple[int, int]]
     parameter = next(visual.parameters())
     try:
         with torch.no_grad(), evaluating(visual):
-            visual(torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype))
+            visual(torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype))
     finally:
         for handle in handles:
             handle.remove()

@@ -1,21 +1,19 @@
 """The network: feeding it a photo, encoding prompts, embedding masked copies.
 
-Sources: open_clip for the networks and their weights; the preprocessing of the gScoreCAM paper's
-released code (the whole photo squashed to the input square, bicubic, no crop).
+Sources: open_clip for the networks and their weights.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import open_clip
 import psutil
 import torch
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 
 from gscam_lib.model.folded import folded
 from gscam_lib.model.layers import LayerLike, blocks_of, evaluating, find_layer
-from gscam_lib.model.photo import Geometry
+from gscam_lib.model.photo import Preprocessing, preprocessing_of
 from gscam_lib.model.prompts import Knowledge, Prompt, as_target, check_prompt, unknown_words
 from gscam_lib.model.towers import ViT, as_vit
 
@@ -77,7 +75,9 @@ class Network:
     vocabulary: the names the text tower was trained on, None if it is open; precision: of the image
     tower, "fp32" (full, on GPUs too, where PyTorch's own default for convolutions is TF32), "tf32"
     (CUDA alone), "bf16" or "fp16" (autocast; embeddings and what follows stay fp32); compiled: the
-    image tower runs through torch.compile where masked copies are embedded.
+    image tower runs through torch.compile where masked copies are embedded; preprocess: "squash"
+    (the whole photo, as in the paper), "model" (as the model was trained: crop or padding, and its
+    interpolation) or "paper" (a bilinear squash, as the paper's code does in effect).
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Network:
         vocabulary: Sequence[str] | None = None,
         precision: str = "fp32",
         compiled: bool = False,
+        preprocess: str | Preprocessing = "squash",
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(
@@ -102,11 +103,10 @@ class Network:
                 f"Got precision='tf32' on {on}; TF32 is a mode of NVIDIA GPUs (device='cuda'). "
                 "Use 'fp32' here."
             )
-        if precision == "fp16" and on == "cpu":
-            warnings.warn(
-                "precision='fp16' is several times slower than 'fp32' on a CPU; it is meant for "
-                "GPUs.",
-                stacklevel=3,
+        if any(p.is_inference() for p in network.parameters()):
+            raise ValueError(
+                "The weights were made under torch.inference_mode(), so that no gradient can flow "
+                "through them. Load or make the network outside it."
             )
         self.precision = precision
         self._compiled = compiled
@@ -118,18 +118,19 @@ class Network:
         self.bundled = bundled
         self.vocabulary = None if vocabulary is None else tuple(vocabulary)
         visual = network.visual
-        size = visual.image_size
-        rows, columns = size if isinstance(size, tuple | list) else (size, size)
-        if rows != columns:
-            raise ValueError(f"{name} takes {rows} × {columns} px; expected a square input.")
-        self.input_size = int(rows)
+        config = dict(getattr(visual, "preprocess_cfg", None) or {})
+        for key in ("mean", "std"):  # what open_clip notes on towers of its own making
+            config.setdefault(key, getattr(visual, f"image_{key}", None))
+        self._config = config | {"size": visual.image_size}
+        self.preprocessing = preprocessing_of(self._config, preprocess)
         with evaluating(network):
-            self.layer = find_layer(visual, layer, self.input_size)
-        mean = getattr(visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-        std = getattr(visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-        self._mean = torch.tensor(mean).view(3, 1, 1)
-        self._std = torch.tensor(std).view(3, 1, 1)
+            self.layer = find_layer(visual, layer, self.preprocessing.size)
         self._text: dict[str, Tensor] = {}
+
+    @property
+    def input_size(self) -> int:
+        """Side of the input in pixels, the longer one where it is not square."""
+        return max(self.preprocessing.size)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, input {self.input_size} px, layer {self.layer.name!r})"
@@ -143,7 +144,16 @@ class Network:
     @property
     def logit_scale(self) -> float:
         """The factor between cosine and logit (100 for OpenAI's models)."""
-        return float(self.network.logit_scale.detach().exp())
+        scale = float(self.network.logit_scale.detach().exp())
+        if not math.isfinite(scale):
+            raise ValueError(f"The logit scale of {self.name} is {scale}; expected a number.")
+        return scale
+
+    @property
+    def logit_bias(self) -> float:
+        """What is added to every logit (SigLIP), the logit of a photo without relation; else 0."""
+        bias = getattr(self.network, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach())
 
     @cached_property
     def vit(self) -> ViT | None:
@@ -162,7 +172,7 @@ class Network:
             return "resnet"
         if self.vit is not None:
             return "vit"
-        return "pooled-vit" if blocks_of(visual)[0] else "cnn"
+        return "pooled-vit" if blocks_of(visual).names else "cnn"
 
     @cached_property
     def channels(self) -> int:
@@ -219,15 +229,18 @@ class Network:
 
     @torch.inference_mode()
     def _embed_blank(self) -> None:
-        size = self.input_size
-        self.encode_pixels(torch.zeros(1, 3, size, size, device=self.device))
+        self.encode_pixels(torch.zeros(1, 3, *self.preprocessing.size, device=self.device))
 
-    def preprocess(self, photo: Image.Image) -> Tensor:
-        """Squash a photo and normalize it: (3, S, S) float32 on the model's device."""
-        geometry = Geometry(photo.width, photo.height, self.input_size)
-        pixels = np.asarray(geometry.squash(photo), dtype=np.float32) / 255
-        tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-        tensor = ((tensor - self._mean) / self._std).contiguous()
+    def choose_preprocessing(self, preprocess: str | Preprocessing | None) -> Preprocessing:
+        """The model's preprocessing, or another by name, see `Network`; raises ValueError."""
+        return (
+            self.preprocessing if preprocess is None else preprocessing_of(self._config, preprocess)
+        )
+
+    @torch.inference_mode(False)
+    def preprocess(self, photo: Image.Image, how: Preprocessing | None = None) -> Tensor:
+        """Bring a photo into the form of the input: (3, rows, columns) float32 on the device."""
+        tensor = torch.from_numpy((how or self.preprocessing)(photo))
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
@@ -246,7 +259,7 @@ class Network:
         """Embed (B, 3, S, S) preprocessed images: (B, D), unit length, fp32.
 
         fast: run `quick_tower`, compiled where the model was loaded with compile=True. Hooks and
-        gradients need the other one.
+        gradients need the other one. Raises ValueError for weights or pixels that give NaN.
         """
         encode = self._encode_quickly() if fast else self.network.encode_image
         dtype = PRECISIONS[self.precision]
@@ -254,7 +267,15 @@ class Network:
         cast = torch.autocast(self.device.type, dtype, enabled=enabled)
         with self.running(), cast:
             features: Tensor = encode(pixels)
+        self._check_finite(features, "image embeddings", "weights of the image tower or the pixels")
         return nn.functional.normalize(features.float(), dim=-1)
+
+    def _check_finite(self, values: Tensor, what: str, cause: str) -> None:
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                f"{what} of {self.name} have NaN or infinite values; expected finite numbers. The "
+                f"{cause} are likely not finite, or overflow in {self.precision}."
+            )
 
     @property
     def quick_tower(self) -> nn.Module:
@@ -279,42 +300,68 @@ class Network:
             self._quick = versions, network.visual, encode
         return self._quick[2]
 
+    @torch.inference_mode(False)
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Embed sentences: (P, D), unit length; each is encoded once in a model's life."""
         new = [p for p in dict.fromkeys(map(check_prompt, prompts)) if p not in self._text]
         if new:
             tokens = self._tokenize(new).to(self.device)
             with torch.no_grad(), self.running():
-                features = nn.functional.normalize(self.network.encode_text(tokens), dim=-1)
-            self._text.update(zip(new, features, strict=True))
+                features: Tensor = self.network.encode_text(tokens).float()
+            self._check_finite(features, "Text embeddings", "weights of the text tower")
+            self._text.update(zip(new, nn.functional.normalize(features, dim=-1), strict=True))
         return torch.stack([self._text[p] for p in prompts])
 
     def encode_target(self, prompt: Prompt) -> Tensor:
-        """Unit vectors of a prompt and of what it is held against: (1 + distractors, D)."""
+        """Unit vectors of a prompt and of what it is held against: (1 + distractors, D).
+
+        Raises ValueError for a vector of another shape than (D,), or without direction.
+        """
         target = as_target(prompt)
         if target.vector is None:
             wanted = self.encode_text(target.prompts).mean(0)
         else:
-            wanted = target.vector.detach().to(self.device).float()
+            wanted = torch.as_tensor(target.vector).detach().to(self.device).float()
+            if wanted.shape != (self.dimension,):
+                raise ValueError(
+                    f"Got a target vector of shape {tuple(wanted.shape)}; the joint space of "
+                    f"{self.name} takes ({self.dimension},)."
+                )
+        self._check_finite(wanted, f"The target '{target.name}' and the space", "target's values")
+        if not wanted.any():
+            raise ValueError(
+                f"The target '{target.name}' is the zero vector, which points nowhere; expected a "
+                "direction in the joint space."
+            )
         rows = [nn.functional.normalize(wanted, dim=0)]
         rows += list(self.encode_text(target.against)) if target.against else []
         return torch.stack(rows)
 
-    def scores(self, embeddings: Tensor, prompt: Prompt) -> Tensor:
-        """Scores of (n, D) unit embeddings for a prompt: (n,).
+    @cached_property
+    def dimension(self) -> int:
+        """D, the size of the joint space."""
+        return int(self.encode_text(["a photo"]).shape[1])
 
-        The logit exp(logit_scale) · cos; for a target held against distractors the log softmax of
-        its logit among theirs (Lin et al., CLIP is Also an Efficient Segmenter, CVPR 2023).
+    def scores(self, embeddings: Tensor, prompt: Prompt) -> Tensor:
+        """Scores of (n, D) unit embeddings for a prompt: (n,), all finite or a ValueError.
+
+        The logit exp(logit_scale) · cos + logit_bias; for a target held against distractors the log
+        softmax of its logit among theirs (Lin et al., CLIP is Also an Efficient Segmenter, CVPR
+        2023).
         """
-        logits = self.logit_scale * embeddings @ self.encode_target(prompt).T
-        return logits[:, 0] if logits.shape[1] == 1 else logits.log_softmax(1)[:, 0]
+        logits = self.logit_scale * embeddings @ self.encode_target(prompt).T + self.logit_bias
+        found = logits[:, 0] if logits.shape[1] == 1 else logits.log_softmax(1)[:, 0]
+        self._check_finite(found, "Scores", "embeddings or the logit scale")
+        return found
 
     def _tokenize(self, prompts: list[str]) -> Tensor:
         length = getattr(self.network, "context_length", None) or self.tokenizer.context_length
         tokens: Tensor = self.tokenizer(prompts, context_length=length)
         longer: Tensor = self.tokenizer(prompts, context_length=length + 1)
+        empty = int(self.tokenizer(["a"], context_length=length + 1)[0, -1])  # what fills up
         for prompt, short, long in zip(prompts, tokens, longer, strict=True):
-            if not torch.equal(short, long[:length]):  # the tokenizer would cut it silently
+            # Cut, the end token is elsewhere; or, without one, the next place is not empty.
+            if not torch.equal(short, long[:length]) or int(long[length]) != empty:
                 raise ValueError(
                     f"The prompt '{prompt[:60]}…' has more than the {length} tokens that "
                     f"{self.name} reads. Shorten it."

@@ -13,7 +13,7 @@ from torch import nn
 from gscam_lib.model import weights as weights_of
 from gscam_lib.model.layers import LayerLike, find_layer
 from gscam_lib.model.network import PRECISIONS, Network
-from gscam_lib.model.photo import ImageLike, load_photo
+from gscam_lib.model.photo import ImageLike, Preprocessing, load_photo
 from gscam_lib.trace.trace import Trace
 
 
@@ -30,24 +30,25 @@ class Model(Network):
         layer: LayerLike | None = None,
         batch_size: int | None = None,
         cache: Path | str | None = None,
+        preprocess: str | Preprocessing | None = None,
     ) -> Trace:
         """Run one photo through the image tower and keep what was computed.
 
         image: PIL image, path or (H, W, 3) uint8; layer: for this trace only, a dotted name below
         the image tower, an index (-1: the last stage or block), or a module; batch_size: masked
         copies in one forward pass (None: chosen by speed and free memory); cache: a folder that
-        keeps the embeddings of masked copies from one session to the next.
+        keeps the embeddings of masked copies from one session to the next; preprocess: for this
+        trace only, "squash", "model" or "paper" (see `Network`).
         """
-        if batch_size is not None and (
-            not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1
-        ):
-            raise ValueError(f"Got batch_size={batch_size!r}; expected a whole number from 1 up.")
-        chosen = (
-            self.layer if layer is None else find_layer(self.network.visual, layer, self.input_size)
-        )
-        return Trace(self, load_photo(image), chosen, batch_size=batch_size, cache=cache)
+        size = self.preprocessing.size
+        chosen = self.layer if layer is None else find_layer(self.network.visual, layer, size)
+        return Trace(
+            self, load_photo(image), chosen, batch_size=batch_size, cache=cache,
+            preprocess=preprocess,
+        )  # fmt: skip
 
 
+@torch.inference_mode(False)  # so that gradients can flow through it, wherever it is loaded
 def load_model(
     what: Any = weights_of.DEFAULT_MODEL,
     weights: Any = None,
@@ -57,6 +58,7 @@ def load_model(
     device: str | torch.device | None = None,
     precision: str = "fp32",
     compile: bool = False,
+    preprocess: str | Preprocessing = "squash",
 ) -> Model:
     """Load a CLIP, whatever form it comes in, in evaluation mode.
 
@@ -67,9 +69,10 @@ def load_model(
     model, alone or as (model, preprocess, tokenizer). weights: a file or state dict put over what
     is named. arch: open_clip's name of a file's architecture, found from the tensors if left out.
     layer: the target layer (None: the default of the tower). device: None takes CUDA where there
-    is one. precision: of the image tower, "fp32", "bf16" or "fp16"; compile: run masked copies
-    through torch.compile. What both change in maps and boxes is measured by `make bench`. No code
-    in a file is ever run. Raises ValueError for what is no CLIP and FileNotFoundError for what is
+    is one. precision: of the image tower, "fp32", "tf32" (CUDA alone), "bf16" or "fp16"; compile:
+    run masked copies through torch.compile. What both change in maps and boxes is measured by
+    `make bench`. preprocess: "squash" (the whole photo, as in the paper), "model" (as it was
+    trained) or "paper" (a bilinear squash). No code in a file is ever run. Raises ValueError for what is no CLIP and FileNotFoundError for what is
     not here.
     """
     if isinstance(what, Network):
@@ -92,6 +95,7 @@ def load_model(
     return Model(
         network, found.tokenizer, name=found.name, layer=layer, bundled=found.bundled,
         vocabulary=found.vocabulary, precision=precision, compiled=compile,
+        preprocess=preprocess,
     )  # fmt: skip
 
 

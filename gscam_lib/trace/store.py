@@ -55,5 +55,8 @@ class Store:
             "channels": torch.tensor(channels),
             "embeddings": torch.stack([whole[c] for c in channels]).float().contiguous(),
         }
-        save_file(tensors, partial, metadata={"key": self.key})
-        partial.replace(self.file)
+        try:
+            save_file(tensors, partial, metadata={"key": self.key})
+            partial.replace(self.file)
+        finally:
+            partial.unlink(missing_ok=True)

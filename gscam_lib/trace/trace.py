@@ -5,7 +5,7 @@ Formulas: Chen et al., gScoreCAM, ACCV 2022, and its released code; see `methods
 
 from __future__ import annotations
 
-import hashlib
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,15 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gscam_lib import __version__
 from gscam_lib.model.layers import Layer
 from gscam_lib.model.network import Network, paper_k
-from gscam_lib.model.photo import Geometry
+from gscam_lib.model.photo import Preprocessing, photo_hash
 from gscam_lib.model.prompts import Prompt
 from gscam_lib.model.towers import Seen, ViT, watch
 from gscam_lib.trace.store import Store
+
+GRADIENT_BYTES = 2**28
+"""What a trace keeps of gradients, some 340 prompts for RN50x16's last stage."""
 
 
 class Trace:
@@ -32,8 +36,10 @@ class Trace:
 
     model: the CLIP; photo: upright RGB; layer: where activations are taken. The photo is run
     through the image tower once, here; what depends on a prompt is computed when first asked for.
+    It can be made and asked under torch.inference_mode() too.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: Network,
@@ -42,19 +48,25 @@ class Trace:
         *,
         batch_size: int | None = None,
         cache: Path | str | None = None,
+        preprocess: str | Preprocessing | None = None,
     ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"Got batch_size={batch_size}; expected 1 or more, or None.")
+        whole = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+        if batch_size is not None and not (whole and batch_size >= 1):
+            raise ValueError(
+                f"Got batch_size={batch_size!r}; expected 1 or more images in a batch, or None."
+            )
         self.model = model
         self.batch_size = batch_size or model.batch_size
         self.photo = photo
         self.layer = layer
-        self.geometry = Geometry(photo.width, photo.height, model.input_size)
-        self.pixels = model.preprocess(photo)
+        self.preprocessing = model.choose_preprocessing(preprocess)
+        """What the photo went through; `str` names it in rows."""
+        self.geometry = self.preprocessing.geometry(photo)
+        self.pixels = model.preprocess(photo, self.preprocessing)
         self._output, self._embedding = _forward(model, layer, self.pixels)
         self.activations: Tensor = layer.to_map(self._output.detach())[0]
         """(C, h, w) output of the target layer."""
-        self._gradients: dict[Prompt, Tensor] = {}
+        self._gradients: dict[Prompt, Tensor] = {}  # the last used at the end
         self._masked: dict[int, Tensor] = {}
         self._kept: dict[Hashable, Any] = {}
         self._store = None if cache is None else Store(cache, self.key)
@@ -63,10 +75,12 @@ class Trace:
 
     @property
     def key(self) -> str:
-        """What embeddings of masked copies depend on: weights, photo, layer, library version."""
-        shape = f"{self.photo.size}".encode()
-        photo = hashlib.sha256(shape + self.photo.tobytes()).hexdigest()[:16]
-        return f"{self.model.weights_sha}-{photo}-{self.layer.name}-{__version__}"
+        """What embeddings of masked copies depend on: weights, photo, its input, layer, version."""
+        parts = (
+            self.model.weights_sha, photo_hash(self.photo), str(self.preprocessing),
+            self.layer.name, __version__,
+        )  # fmt: skip
+        return "-".join(parts)
 
     @property
     def embedding(self) -> Tensor:
@@ -103,21 +117,31 @@ class Trace:
 
     def class_token_gradient(self, prompt: Prompt) -> Tensor:
         """Gradient of a prompt's logit by the class token at the layer of a ViT: (C,)."""
-        if self.layer.grid is None or self.model.vit is None:
+        if not self.layer.class_token:
             raise ValueError(
                 f"{self.model.name} has no class token at layer '{self.layer.name}'; it needs a "
-                "ViT whose class token becomes the embedding."
+                "ViT whose class token becomes the embedding, and a layer in its blocks."
             )
         full = self._output_gradient(prompt)
         return full[0, 0]  # a batch of one, whatever the order of batch and tokens
 
     def _output_gradient(self, prompt: Prompt) -> Tensor:
         self.prepare([prompt])
-        return self._gradients[prompt]
+        gradient = self._gradients.pop(prompt)
+        self._gradients[prompt] = gradient
+        return gradient
 
+    @torch.inference_mode(False)
     def prepare(self, prompts: Sequence[Prompt]) -> None:
-        """Compute the gradients of several prompts in one batched backward pass, and keep them."""
-        missing = [p for p in dict.fromkeys(prompts) if p not in self._gradients]
+        """Compute the gradients of several prompts in batched backward passes, and keep them.
+
+        As many as fit GRADIENT_BYTES are kept, the last used; others are computed when asked for.
+        """
+        room = max(1, GRADIENT_BYTES // (self._output.numel() * self._output.element_size()))
+        missing = [p for p in dict.fromkeys(prompts) if p not in self._gradients][:room]
+        for old in list(self._gradients)[: max(0, len(self._gradients) + len(missing) - room)]:
+            if old not in prompts:
+                del self._gradients[old]
         for start in range(0, len(missing), self.batch_size):
             batch = missing[start : start + self.batch_size]
             with torch.enable_grad():
@@ -145,14 +169,22 @@ class Trace:
         return self.gradients(prompt).mean((1, 2)).argsort(descending=True, stable=True)
 
     def masks(self, channels: Sequence[int] | Tensor) -> Tensor:
-        """Masks in [0, 1] from channels: (n, S, S), as `to_masks`."""
-        return self.to_masks(self.activations[torch.as_tensor(channels)])
+        """Masks in [0, 1] from channels: (n, rows, columns) of the input, as `to_masks`.
+
+        Raises ValueError for channels that the layer does not have.
+        """
+        indices = torch.as_tensor(channels, dtype=torch.long)
+        if not isinstance(channels, Tensor):
+            self._check(channels)
+        return self.to_masks(self.activations[indices])
 
     def to_masks(self, maps: Tensor) -> Tensor:
-        """Masks in [0, 1] from (n, h, w) maps: (n, S, S), upsampled (align_corners) and min-max."""
-        size = self.model.input_size
+        """Masks in [0, 1] from (n, h, w) maps: upsampled (align_corners) and min-max, (n, S, S)."""
+        size = self.preprocessing.size
+        if not len(maps):
+            return self.pixels.new_zeros((0, *size))
         large = nn.functional.interpolate(
-            maps[None], size=(size, size), mode="bilinear", align_corners=True
+            maps[None], size=size, mode="bilinear", align_corners=True
         )[0]
         low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
         return large.sub_(low).div_(high - low + 1e-6)  # in place: a batch of masks is large
@@ -171,21 +203,25 @@ class Trace:
             return self.embedding.new_zeros((0, len(self.embedding)))
         return torch.stack([self._masked[c] for c in wanted])
 
-    def missing(self, channels: Sequence[int]) -> list[int]:
-        """Those of the channels whose masked copies are still to be embedded; dead ones are done.
-
-        Raises ValueError for channels that the layer does not have.
-        """
+    def _check(self, channels: Sequence[int]) -> None:
         if len(channels) and not 0 <= min(channels) <= max(channels) < len(self.activations):
             raise ValueError(
                 f"Got channels {min(channels)} to {max(channels)}; layer '{self.layer.name}' has "
                 f"channels 0 to {len(self.activations) - 1}."
             )
+
+    def missing(self, channels: Sequence[int]) -> list[int]:
+        """Those of the channels whose masked copies are still to be embedded; dead ones are done.
+
+        Raises ValueError for channels that the layer does not have.
+        """
+        self._check(channels)
         missing = [c for c in dict.fromkeys(channels) if c not in self._masked]
         dead = set(self._constant(missing))
         self._masked.update((c, self._blank) for c in dead)
         return [c for c in missing if c not in dead]
 
+    @torch.inference_mode(False)
     def keep(self, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Return what was computed under this key; compute it the first time."""
         if key not in self._kept:
@@ -257,7 +293,7 @@ class Trace:
 
     @cached_property
     def _attention_pass(self) -> tuple[tuple[Seen, ...], Tensor]:
-        with self.model.lock, torch.enable_grad():
+        with torch.inference_mode(False), self.model.lock, torch.enable_grad():
             pixels = self.pixels[None].clone().requires_grad_(True)  # so that a graph begins
             return watch(self.vit, lambda: self.model.encode_pixels(pixels))
 
@@ -273,7 +309,7 @@ class Trace:
             return output.clone()  # so that what follows may work in place
 
         notes = [(module, note) for module in modules]
-        with self.model.lock, torch.enable_grad(), hooked(notes):
+        with torch.inference_mode(False), self.model.lock, torch.enable_grad(), hooked(notes):
             pixels = self.pixels[None].clone().requires_grad_(True)
             embedding = self.model.encode_pixels(pixels)
         return pixels, [outputs[module] for module in modules], embedding
@@ -320,7 +356,14 @@ def embed_masked(requests: Sequence[tuple[Trace, Sequence[int]]]) -> None:
         start += size
     for trace in dict.fromkeys(trace for trace, _ in todo):
         if trace._store is not None:
-            trace._store.write(trace._masked)
+            try:
+                trace._store.write(trace._masked)
+            except (OSError, SafetensorError) as error:  # a full disk shall not cost the map
+                warnings.warn(
+                    f"The embeddings of masked copies could not be kept in {trace._store.file} "
+                    f"({error}); the map is made all the same, and they will be computed again.",
+                    stacklevel=2,
+                )
 
 
 def _embed_batch(batch: Sequence[tuple[Trace, int]]) -> Tensor:
