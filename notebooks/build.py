@@ -1,8 +1,8 @@
 """The workbook: class notebooks with blanks, the index of figures, a static site.
 
-    python -m notebooks.build class       # notebooks/class_*.ipynb from the notebooks with blanks
-    python -m notebooks.build index       # figures/README.md: figure, notebook, cell, the paper's
-    python -m notebooks.build site OUT    # one folder of HTML that needs no server
+    python notebooks/build.py class       # notebooks/class_*.ipynb from the notebooks with blanks
+    python notebooks/build.py index       # figures/README.md: figure, notebook, cell, the paper's
+    python notebooks/build.py site OUT    # one folder of HTML that needs no server
 
 Needs nbformat and nbconvert, which come with JupyterLab.
 """
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 BLANK = re.compile(r"^(?P<name>\s*[\w\[\], .]+? = )(?P<answer>.+?)(?P<task>  # ✎ .+)$", re.M)
+EMPTY = "FILL_ME_IN"  # of a blank; Python's own error then names it
+IN_CLASS = re.compile(r"\(In class: .*?\)", re.S)  # what the teacher's notebook says of its copy
+TO_DO = (
+    f"Fill in what stands as `{EMPTY}`: each line marked `# ✎` says what it must give. Python "
+    "stops at the first that is empty; the checks tell when one is filled well."
+)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PAPER = {
     "channels_sheet": "channels ordered by gradient",
@@ -41,6 +47,8 @@ PAPER = {
     "bias_suspects": "the baggage sign and the tennis court",
 }
 
+MAKERS = {"bench": "`make bench`", "explorer_": "tests/test_browser.py"}  # figures of no notebook
+
 
 # ---------------------------------------------------------------- class notebooks
 
@@ -48,7 +56,8 @@ PAPER = {
 def with_blanks(notebook: Any) -> Any:
     """A copy of a notebook for class: lines marked `# ✎ task` lose what is right of the `=`.
 
-    Outputs are taken out. Raises ValueError where no line is marked.
+    Outputs are taken out; what stands as "(In class: …)" gives way to what is to be done.
+    Raises ValueError where no line is marked.
     """
     import nbformat
 
@@ -56,16 +65,18 @@ def with_blanks(notebook: Any) -> Any:
     count = 0
     for cell in copy.cells:
         if cell.cell_type == "code":
-            cell.source, found = BLANK.subn(r"\g<name>...\g<task>", cell.source)
+            cell.source, found = BLANK.subn(rf"\g<name>{EMPTY}\g<task>", cell.source)
             cell.outputs, cell.execution_count = [], None
             count += found
+        else:
+            cell.source = IN_CLASS.sub(TO_DO, cell.source)
     if not count:
         raise ValueError("Got a notebook without blanks; mark lines as `name = …  # ✎ task`.")
     return copy
 
 
 def filled(notebook: Any, teacher: Any) -> Any:
-    """A class notebook with every blank that is still `...` filled from the teacher's notebook."""
+    """A class notebook with every blank that is still empty filled from the teacher's notebook."""
     import nbformat
 
     copy = nbformat.from_dict(notebook)  # type: ignore[no-untyped-call]
@@ -76,7 +87,7 @@ def filled(notebook: Any, teacher: Any) -> Any:
             cell.source = BLANK.sub(
                 lambda m: (
                     m["name"] + answers[m["name"], m["task"]] + m["task"]
-                    if m["answer"] == "..."
+                    if m["answer"] == EMPTY
                     else m[0]
                 ),
                 cell.source,
@@ -122,7 +133,8 @@ def saved_figures(path: Path) -> Iterator[tuple[str, int]]:
 def write_index(figures: Path = ROOT / "figures", folder: Path = ROOT / "notebooks") -> Path:
     """Write figures/README.md: a table of figures with notebook, cell and the paper's figure.
 
-    Captions are those inside the PNG files. Returns the README's path.
+    Captions are those inside the PNG files; tables that commands wrote (*.md) are listed last.
+    Returns the README's path.
     """
     home = {name: (path, n) for path in notebooks(folder) for name, n in saved_figures(path)}
     order = {name: place for place, name in enumerate(home)}
@@ -132,7 +144,7 @@ def write_index(figures: Path = ROOT / "figures", folder: Path = ROOT / "noteboo
     for png in pngs:
         with Image.open(png) as opened:
             caption = opened.info.get("Description", "")
-        where, cell = "", ""
+        where, cell = next((w for start, w in MAKERS.items() if png.stem.startswith(start)), ""), ""
         if png.stem in home:
             path, number = home[png.stem]
             where, cell = f"[{path.stem}](../notebooks/{path.name})", str(number)
@@ -146,6 +158,10 @@ def write_index(figures: Path = ROOT / "figures", folder: Path = ROOT / "noteboo
         "figures illustrate and do not reproduce it."
     )
     index = figures / "README.md"
+    tables = [f"- [{path.stem}]({path.name})" for path in sorted(figures.glob("*.md"))
+              if path != index]  # fmt: skip
+    if tables:
+        captions.append("## Tables, by commands\n" + "\n".join(tables))
     text = "\n\n".join(["# Figures", note, "\n".join(table), *captions])
     index.write_text(text + "\n", encoding="utf-8")
     return index

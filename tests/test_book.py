@@ -1,4 +1,4 @@
-"""book.py: class notebooks with blanks, the index of figures, the static site."""
+"""notebooks/build.py: class notebooks with blanks, the index of figures, the static site."""
 
 import re
 from pathlib import Path
@@ -14,25 +14,30 @@ from gscam_lib import figures
 from notebooks import build as book
 
 mpl.use("Agg")
+LEAD = "# One more\n\nThis adds. It is short.\n\n(In class: there is a copy\nwith blanks.)"
 SOURCE = "a = 1\nb = a + 1  # ✎ one more than a\nassert b == 2\nc, d = b, a  # ✎ swap"
 
 
 @pytest.fixture
 def notebook():
     cell = new_code_cell(SOURCE, execution_count=3, outputs=[new_output("stream", text="2")])
-    return new_notebook(cells=[new_markdown_cell("# One more\n\nThis adds. It is short."), cell])
+    return new_notebook(cells=[new_markdown_cell(LEAD), cell])
 
 
 def test_blanks_take_the_answers_and_the_outputs_out(notebook):
     blank = book.with_blanks(notebook)
     code = blank.cells[1]
     assert code.source.splitlines()[1::2] == [
-        "b = ...  # ✎ one more than a",
-        "c, d = ...  # ✎ swap",
+        "b = FILL_ME_IN  # ✎ one more than a",
+        "c, d = FILL_ME_IN  # ✎ swap",
     ]
     assert not code.outputs
     assert code.execution_count is None
     assert notebook.cells[1].source == SOURCE, "the teacher's notebook stays"
+    assert "FILL_ME_IN" in blank.cells[0].source
+    assert "In class" not in blank.cells[0].source
+    with pytest.raises(NameError, match="FILL_ME_IN"):
+        exec(code.source)
     with pytest.raises(ValueError, match="blanks"):
         book.with_blanks(new_notebook(cells=[new_code_cell("a = 1")]))
 
@@ -40,7 +45,7 @@ def test_blanks_take_the_answers_and_the_outputs_out(notebook):
 def test_filling_gives_the_teachers_lines_back_and_keeps_the_students(notebook):
     blank = book.with_blanks(notebook)
     assert book.filled(blank, notebook).cells[1].source == SOURCE
-    blank.cells[1].source = blank.cells[1].source.replace("b = ...", "b = 2")
+    blank.cells[1].source = blank.cells[1].source.replace("b = FILL_ME_IN", "b = 2")
     assert "b = 2  # ✎" in book.filled(blank, notebook).cells[1].source
 
 
@@ -71,9 +76,14 @@ def test_index_names_notebook_and_cell(folder):
     figure, _ = plt.subplots()
     figures.save(figure, "one", "What one sees.", folder=out)
     figures.save(figure, "stray", "Of no notebook.", folder=out)
+    figures.save(figure, "bench", "Seconds.", folder=out)
+    (out / "table_one.md").write_text("| a |")
     text = book.write_index(out, folder / "notebooks").read_text()
     assert "| [one](#one) | [01_two](../notebooks/01_two.ipynb) | 2 |" in text
     assert "What one sees." in text
+    assert "| [bench](#bench) | `make bench` |  |  |" in text
+    assert text.endswith("## Tables, by commands\n- [table_one](table_one.md)\n")
+    assert book.write_index(out, folder / "notebooks").read_text() == text
     assert re.search(r"\| \[stray\]\(#stray\) \|  \|  \|", text)
 
 

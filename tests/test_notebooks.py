@@ -15,10 +15,14 @@ import nbformat
 import pytest
 from PIL import Image
 
+from gscam_lib.paths import MODELS
 from notebooks import build as book
+from notebooks import run as runner
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = book.notebooks()
+BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
+READERS_PHOTO = Path("../data/scenes/single/images/0000.jpg")  # as a notebook would name it
 CLASS = sorted((ROOT / "notebooks").glob("class_*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 by_class = pytest.mark.parametrize("path", CLASS, ids=lambda p: p.stem)
@@ -35,6 +39,7 @@ def code(path):
 def nbmake(path, figures):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake"]
     environment = {**os.environ, "GSCAM_FIGURES": str(figures), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(ROOT)  # the library beside the notebooks
     return subprocess.run(
         [*command, "--nbmake-timeout=600", str(path)],
         cwd=ROOT, env=environment, capture_output=True, text=True,
@@ -53,6 +58,37 @@ def test_notebook_runs(path, tmp_path):
     assert done.returncode == 0, done.stdout[-3000:]
     assert path.read_bytes() == before
     assert {p.stem for p in tmp_path.glob("*.png")} == {n for n, _ in book.saved_figures(path)}
+
+
+NOT_YET = {  # strict: a notebook that bears the setting now leaves this list
+    "08_by_hand-mini-vit": "by hand it is a ResNet's or CNN's channels; the notebook must say so",
+    "08_by_hand-reader": "K = 1: a check compares the first ten of the ranking",
+    "09_your_own-reader": "one prompt: two are unpacked",
+}
+
+
+def other_settings():
+    for path in NOTEBOOKS:
+        for values in runner.cases(path, BUNDLED, READERS_PHOTO):
+            name = f"{path.stem}-{values.get('MODEL', 'reader')}"
+            fails = (
+                [pytest.mark.xfail(reason=NOT_YET[name], strict=True)] if name in NOT_YET else []
+            )
+            if values:
+                yield pytest.param(path, values, id=name, marks=fails)
+
+
+@pytest.mark.parametrize(("path", "values"), other_settings())
+def test_notebook_runs_with_other_settings(path, values):
+    """With every bundled model, and with one prompt, K = 1 and a photo of the reader's."""
+    runner.run(path, values)
+
+
+@by_name
+def test_claims_hold_for_the_model_that_is_shipped(path):
+    """What a notebook says of its numbers, as committed; the text around may build on it."""
+    for claim in runner.claims(read(path), path.stem):
+        assert claim.holds, claim
 
 
 @by_name
@@ -123,8 +159,9 @@ def test_links_between_notebooks_lead_somewhere():
 
 def test_the_index_of_figures_is_the_written_one(tmp_path):
     committed = (ROOT / "figures" / "README.md").read_text()
-    for png in (ROOT / "figures").glob("*.png"):
-        shutil.copy(png, tmp_path)
+    for file in (ROOT / "figures").glob("*.*"):
+        if file.suffix in (".png", ".md"):
+            shutil.copy(file, tmp_path)
     assert book.write_index(tmp_path).read_text() == committed, "run make figures"
 
 
@@ -145,7 +182,7 @@ def test_class_version_is_made_from_the_teachers(path):
     teacher = read(path.with_name(path.name.removeprefix("class_")))
     made = book.with_blanks(teacher)
     assert [c.source for c in read(path).cells] == [c.source for c in made.cells], "make figures"
-    blanks = "\n".join(c.source for c in code(path)).count("= ...  # ✎")
+    blanks = "\n".join(c.source for c in code(path)).count(f"= {book.EMPTY}  # ✎")
     assert blanks >= 10
     assert not any(c.outputs for c in code(path))
 
