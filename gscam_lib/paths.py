@@ -1,9 +1,35 @@
-"""Where the bundled data lies and where downloads go."""
+"""Where the bundled data lies and where downloads go.
+
+Both are in the folder data of a checkout, or where GSCAM_DATA says; an installed package without
+either has no bundled data, and its downloads go to the user's own cache.
+"""
 
 import os
 from pathlib import Path
 
-DATA = Path(os.environ.get("GSCAM_DATA", Path(__file__).resolve().parent.parent / "data"))
+_given = os.environ.get("GSCAM_DATA")
+DATA = Path(_given or Path(__file__).resolve().parent.parent / "data").expanduser()
 MODELS = DATA / "models"
 SCENES = DATA / "scenes"
-CACHE = DATA / "cache"
+
+
+def _cache() -> Path:
+    if _given or MODELS.is_dir():
+        return DATA / "cache"
+    import pooch  # a tenth of a second, where it is needed
+
+    return Path(pooch.os_cache("gscam"))
+
+
+CACHE = _cache()
+
+
+def missing() -> str:
+    """What to do where bundled data is absent, for the end of an error; empty where it is there."""
+    if MODELS.is_dir():
+        return ""
+    return (
+        f" The bundled models and scenes are not at {DATA}: they come with the repository and not "
+        "with the installed package. Clone it, and set the environment variable GSCAM_DATA to its "
+        "folder data."
+    )

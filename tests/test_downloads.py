@@ -3,17 +3,24 @@
 import hashlib
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import gscam_lib as gs
+from gscam_lib import paths
 from gscam_lib.cli import app
 from gscam_lib.datasets import downloads
+from gscam_lib.datasets.check import check
 from gscam_lib.datasets.downloads import Archive, Source, download, find
 
 
@@ -245,29 +252,178 @@ def test_the_catalogue_is_sound():
             assert archive.url.startswith(("https://", "http://images.cocodataset.org/"))
 
 
-def test_imagenet_v2_is_evaluated_by_its_name(tmp_path, monkeypatch):
-    """As its archives lie when unpacked: photos by label, ids that begin with val2, no names."""
-    from PIL import Image
+# ---------------------------------------------------------------- layouts, as published
 
-    place = tmp_path / "imagenet-v2" / "imagenetv2-threshold0.7-format-val" / "1"
-    place.mkdir(parents=True)
-    Image.new("RGB", (60, 40), "orange").save(place / "c600.jpeg")
-    metadata = tmp_path / "imagenet-v2" / "metadata"
-    metadata.mkdir()
-    (metadata / "class_labels.txt").write_text("val2/1/c600.jpeg,1\n")
-    (metadata / "localization.txt").write_text("val2/1/c600.jpeg,10,10,49,29\n")
+
+HASHES = {
+    # mapping.txt of metadata/ILSVRC/val in github.com/clovaai/wsolevaluation, its first lines
+    "0/0.jpeg": "0/a31041fd31109279f69ba5827fe508eee00abd75.jpeg",
+    "0/1.jpeg": "0/bcf8a5326180b5e9320642f5024096fbc8a5d454.jpeg",
+    "1/0.jpeg": "1/c6006866ff066ef85e82e2f62bd8766fbf8ce8ab.jpeg",
+    "10/0.jpeg": "10/4def83b1a6822abfb1488dc73a44e0d537a357c5.jpeg",
+    "2/0.jpeg": "2/5a2482e2737494a1a2f7cd8eb68e88454cdae0d2.jpeg",
+}
+
+
+@pytest.fixture
+def imagenet_v2(tmp_path, monkeypatch):
+    """A world of ImageNet-v2's shape: folders 0 to 999, which are labels, photos named by hash.
+
+    Lists are those of github.com/clovaai/wsolevaluation, in the names of 2020 (val2/0/0.jpeg, with
+    mapping.txt), or in those of today, as its issue 42 and modestyachts/ImageNetV2's issue 6 tell.
+    Every photo is of another width, so that each mistaken one is noticed.
+    """
     monkeypatch.setattr(downloads, "FOLDER", tmp_path)
+    home = tmp_path / "imagenet-v2"
+    metadata = home / "metadata"
+    metadata.mkdir(parents=True)
+    for i, name in enumerate(HASHES.values()):
+        photo = home / "imagenetv2-threshold0.7-format-val" / name
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (60 + i, 40), "orange").save(photo)
+
+    def write(renamed, mapped=True, sizes_renamed=False):
+        names = {old: new if renamed else old for old, new in HASHES.items()}
+        sized = [new if sizes_renamed else old for old, new in HASHES.items()]
+        lists = {
+            "class_labels.txt": [f"val2/{n},{n.split('/')[0]}" for n in names.values()],
+            "localization.txt": [
+                f"val2/{n},10,10,{49 + i},29" for i, n in enumerate(names.values())
+            ],
+            "image_sizes.txt": [f"val2/{n},{60 + i},40" for i, n in enumerate(sized)],
+            "mapping.txt": [f"{old}, {new}" for old, new in HASHES.items()] if mapped else [],
+        }
+        for file, lines in lists.items():
+            (metadata / file).write_text("".join(f"{line}\n" for line in lines))
+        names = [f"class {i}" for i in range(11)]
+        form, root, annotations = find("imagenet-v2", tmp_path)
+        return gs.datasets.read(form, root, annotations, class_names=names)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("renamed", "sizes_renamed"), [(False, False), (True, False), (True, True)]
+)
+def test_imagenet_v2_as_shipped_then_and_now(imagenet_v2, renamed, sizes_renamed):
+    data = imagenet_v2(renamed, sizes_renamed=sizes_renamed)
+    assert check(data) == []
+    labels = ["class 0", "class 0", "class 1", "class 10", "class 2"]  # not 0, 1, 10, 2 by string
+    assert [e.category for e in data] == labels
+    for i, (example, name) in enumerate(zip(data, HASHES.values(), strict=True)):
+        assert example.file == name
+        assert Image.open(example.image).width == 60 + i
+        assert example.photo_size == (60 + i, 40)
+        assert example.boxes == ((10, 10, 50 + i, 30),)
+
+
+def test_imagenet_v2_without_its_mapping_says_that_photos_are_missing(imagenet_v2):
+    (finding,) = check(imagenet_v2(renamed=False, mapped=False))
+    assert (finding.severity, finding.count) == ("left out", 5)
+    assert finding.what == "There are photos that are not there"
+
+
+def test_a_wrong_mapping_is_noticed_by_the_sizes(imagenet_v2, tmp_path):
+    imagenet_v2(renamed=False)
+    path = tmp_path / "imagenet-v2" / "metadata" / "mapping.txt"
+    path.write_text(path.read_text().replace("0/0.jpeg,", "0/9.jpeg,").replace("0/1.j", "0/0.j", 1))
+    form, root, annotations = find("imagenet-v2", tmp_path)
+    data = gs.datasets.read(form, root, annotations, class_names=["a"] * 11)
+    assert "There is truth in other pixels than the photo's" in [f.what for f in check(data)]
+    path.write_text("0/0.jpeg, ../../../private.jpeg\n")
+    with pytest.raises(ValueError, match=r"mapping\.txt.*outside the root.*line 1"):
+        gs.datasets.read(form, root, annotations, class_names=["a"] * 11)
+
+
+def test_imagenet_v2_is_evaluated_by_its_name(imagenet_v2, tmp_path):
+    imagenet_v2(renamed=False)
     options = ["--dataset", "imagenet-v2", "--methods", "center", "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, ["evaluate", *options])
     assert result.exit_code == 0, result.output
-    (row,) = gs.merge(tmp_path / "run").itertuples()
-    assert (row.category, row.error) == ("goldfish", None)
-    assert row.iou == gs.iou((row.x0, row.y0, row.x1, row.y1), (10, 10, 50, 30))
+    rows = gs.merge(tmp_path / "run")
+    assert rows["error"].isna().all()
+    row = next(rows[rows["category"] == "goldfish"].itertuples())
+    assert row.iou == gs.iou((row.x0, row.y0, row.x1, row.y1), (10, 10, 52, 30))
+
+
+def test_imagenet_as_published(tmp_path):
+    """ILSVRC2012_img_val.tar is flat; lists: metadata/ILSVRC/test of clovaai/wsolevaluation."""
+    home = tmp_path / "imagenet-val"
+    (home / "val").mkdir(parents=True)
+    (home / "metadata").mkdir()
+    Image.new("RGB", (50, 40)).save(home / "val" / "ILSVRC2012_val_00000293.JPEG")
+    (home / "metadata" / "class_labels.txt").write_text("val/ILSVRC2012_val_00000293.JPEG,0\n")
+    line = "val/ILSVRC2012_val_00000293.JPEG,1,2,39,30\n"
+    (home / "metadata" / "localization.txt").write_text(line)
+    (home / "metadata" / "class_names.txt").write_text("tench\n")  # the reader's own list
+    form, root, annotations = find("imagenet-val", tmp_path)
+    data = gs.datasets.read(form, root, annotations, class_names=["not this"])
+    assert check(data) == []
+    (example,) = data
+    assert (example.prompt, example.boxes) == ("tench", ((1, 2, 40, 31),))
+    assert "297" in downloads.SOURCES["imagenet-val"].terms
+
+
+def published(name, tmp_path, file, image, category="cat"):
+    """A data set in COCO's form where its publisher's folders have it; its one Example."""
+    content = {
+        "images": [{"id": 1, "width": 60, "height": 40} | image],
+        "categories": [{"id": 1, "name": category}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 20]}],
+    }
+    source = downloads.SOURCES[name]
+    home = tmp_path / (source.folder or name)
+    (home / source.annotations).parent.mkdir(parents=True, exist_ok=True)
+    (home / source.annotations).write_text(json.dumps(content))
+    (home / file).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (60, 40)).save(home / file)
+    form, root, annotations = find(name, tmp_path)
+    data = gs.datasets.read(form, root, annotations)
+    assert check(data) == []
+    (example,) = data
+    assert example.source == form
+    return example
+
+
+def test_coco_and_lvis_as_published(tmp_path):
+    """val2017.zip and annotations_trainval2017.zip; LVIS names COCO's files by their URL only."""
+    published(
+        "coco-val2017", tmp_path, "val2017/000000000139.jpg", {"file_name": "000000000139.jpg"}
+    )
+    url = {"coco_url": "http://images.cocodataset.org/train2017/000000000009.jpg"}
+    example = published(
+        "lvis-val", tmp_path, "train2017/000000000009.jpg", url, "bow_(decorative_ribbons)"
+    )
+    assert example.prompt == "bow"
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("partimagenet", "test"), ("partimagenet-val", "val"), ("partimagenet-train", "train")],
+)
+def test_partimagenet_as_published_and_which_split(tmp_path, name, split):
+    """Folders images/SPLIT and annotations/SPLIT/SPLIT.json, as projects that read it use them."""
+    image = {"file_name": "n01443537_10014.JPEG"}
+    place = f"images/{split}/n01443537_10014.JPEG"
+    example = published(name, tmp_path, place, image, "Fish Head")
+    assert example.prompt == "fish head"
+    assert f"the {split} photos" in downloads.SOURCES[name].terms
+
+
+def test_rta_100_as_published(tmp_path):
+    """rta100.zip of github.com/azuma164/Defense-Prefix; its reader looks in ours/data."""
+    place = tmp_path / "rta-100" / "ours" / "data"
+    place.mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(place / "label=dog_text=cat.png")
+    form, root, _ = find("rta-100", tmp_path)
+    data = gs.datasets.read(form, root)
+    assert check(data) == []
+    assert [(e.prompt, e.word, e.file) for e in data] == [
+        ("dog", "cat", "ours/data/label=dog_text=cat.png")
+    ]
 
 
 def test_the_command_and_what_it_fetched_is_evaluated_by_name(offer, tmp_path, monkeypatch):
-    from PIL import Image
-
     photo = io.BytesIO()
     Image.new("RGB", (40, 30), "grey").save(photo, "PNG")
     table = "file,prompt,x0,y0,x1,y1\nphoto.png,tabby cat,5,5,20,20\n"
@@ -283,3 +439,33 @@ def test_the_command_and_what_it_fetched_is_evaluated_by_name(offer, tmp_path, m
     by_hand = CliRunner().invoke(app, ["download", "imagenet-val", "--to", str(tmp_path)])
     assert by_hand.exit_code == 1
     assert "image-net.org" in by_hand.stderr
+
+
+# ---------------------------------------------------------------- where downloads go
+
+
+def test_an_installed_package_keeps_downloads_out_of_its_folder(tmp_path):
+    """As a wheel has it: no folder data beside the package; GSCAM_DATA says where one is."""
+    package = tmp_path / "site-packages" / "gscam_lib"
+    package.mkdir(parents=True)
+    shutil.copy(paths.__file__, package / "paths.py")
+    (package / "__init__.py").touch()
+    code = "from gscam_lib import paths as p; print(p.CACHE); print(p.missing())"
+
+    def run(**given):
+        environment = {k: v for k, v in os.environ.items() if k not in ("GSCAM_DATA", "PYTHONPATH")}
+        environment |= {"XDG_CACHE_HOME": str(tmp_path / "home")} | given
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=package.parent, env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()
+
+    cache, how = run()
+    assert "site-packages" not in cache
+    assert "gscam" in cache
+    assert "GSCAM_DATA" in how
+    assert "Clone it" in how
+    (tmp_path / "clone" / "data" / "models").mkdir(parents=True)
+    cache, how = run(GSCAM_DATA=str(tmp_path / "clone" / "data"))
+    assert (cache, how) == (str(tmp_path / "clone" / "data" / "cache"), "")

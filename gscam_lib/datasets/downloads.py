@@ -48,7 +48,7 @@ class Source:
     """A data set: what to fetch, how it is read, whose terms hold.
 
     form: as in `datasets.read`; root, annotations: where its folder has them; by_hand: what to do
-    where a licence must be accepted first.
+    where a licence must be accepted first; folder: where it is not called as the data set.
     """
 
     form: str
@@ -57,10 +57,15 @@ class Source:
     terms: str
     archives: tuple[Archive, ...] = ()
     by_hand: str = ""
+    folder: str = ""
 
 
 COCO = "http://images.cocodataset.org"
 WSOL = "https://raw.githubusercontent.com/clovaai/wsolevaluation/master/metadata/ILSVRC/val"
+PROMPTS = (
+    "prompts: open_clip's class names, 297 of which differ from the list of gScoreCAM's release; "
+    "put another as class_names.txt beside the boxes, one a line"
+)
 COCO_TERMS = "annotations CC BY 4.0; each photo under its own Flickr licence"
 # Checksums of COCO and ImageNet-v2: as published by TensorFlow Datasets.
 VAL2017 = Archive(
@@ -90,27 +95,37 @@ SOURCES: dict[str, Source] = {
     ),
     "imagenet-v2": Source(
         "wsol", "imagenetv2-threshold0.7-format-val", "metadata",
-        "photos: see github.com/modestyachts/ImageNetV2; boxes of NAVER Corp.: CC BY 2.0",
+        "photos: see github.com/modestyachts/ImageNetV2; boxes of NAVER Corp.: CC BY 2.0"
+        f"; {PROMPTS}",
         (Archive(
             "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/"
             "imagenetv2-threshold0.7.tar.gz", 1_249_906_176,
             "32142bfe998f9cfa4141be691f6a80eeb1e27b24bd532a668eb08c26d98897a2", 1_260_000_000,
         ),
+        # The lists were first made for photos named 0.jpeg to 9.jpeg in each folder; those were
+        # renamed in 2020 (issues 42 there and 6 of modestyachts/ImageNetV2), mapping.txt says how.
         Archive(f"{WSOL}/localization.txt", 1_289_179, into="metadata"),
-        Archive(f"{WSOL}/class_labels.txt", 550_000, into="metadata")),
+        Archive(f"{WSOL}/class_labels.txt", 550_000, into="metadata"),
+        Archive(f"{WSOL}/image_sizes.txt", 600_000, into="metadata"),
+        Archive(f"{WSOL}/mapping.txt", 617_800, into="metadata")),
     ),
     "imagenet-val": Source(
-        "wsol", "val", "metadata", "ImageNet: for research, after registration",
+        "wsol", "val", "metadata", f"ImageNet: for research, after registration; {PROMPTS}",
         by_hand="Register at image-net.org, accept the terms, and unpack ILSVRC2012_img_val.tar "
         "into {folder}/val; put class_labels.txt and localization.txt of metadata/ILSVRC/test in "
         "github.com/clovaai/wsolevaluation into {folder}/metadata",
     ),
-    "partimagenet": Source(
-        "partimagenet", "images/val", "annotations/val/val.json",
-        "photos: ImageNet's terms; parts: see github.com/TACJu/PartImageNet",
-        by_hand="Get it from github.com/TACJu/PartImageNet and unpack it so that "
-        "{folder}/images/val and {folder}/annotations/val/val.json exist",
-    ),
+    # The paper's list is of the test photos: 4,590 of them, with 14,260 pairs.
+    **{
+        f"partimagenet{suffix}": Source(
+            "partimagenet", f"images/{split}", f"annotations/{split}/{split}.json",
+            f"the {split} photos; ImageNet's terms; parts: see github.com/TACJu/PartImageNet",
+            by_hand="Get it from github.com/TACJu/PartImageNet and unpack it so that "
+            f"{{folder}}/images/{split} and {{folder}}/annotations/{split}/{split}.json exist",
+            folder="partimagenet",
+        )
+        for suffix, split in (("", "test"), ("-val", "val"), ("-train", "train"))
+    },
     "rta-100": Source(
         "typographic", ".", ".", "no licence is stated",
         by_hand="Get rta100.zip from github.com/azuma164/Defense-Prefix and unpack its photos "
@@ -129,7 +144,7 @@ def download(name: str, folder: Path | str = FOLDER, *, progress: bool = True) -
     ConnectionError where the network fails.
     """
     source, folder = _source(name), Path(folder)
-    target, work = folder / name, folder / f".{name}"
+    target, work = folder / (source.folder or name), folder / f".{name}"
     if target.is_dir():
         return target
     if source.by_hand:
@@ -151,7 +166,8 @@ def find(name: str, folder: Path | str = FOLDER) -> tuple[str, Path, Path]:
 
     Raises ValueError for names that do not exist, FileNotFoundError where it is not there.
     """
-    source, target = _source(name), Path(folder) / name
+    source = _source(name)
+    target = Path(folder) / (source.folder or name)
     root, annotations = target / source.root, target / source.annotations
     if not (root.exists() and annotations.exists()):
         how = source.by_hand.format(folder=target) or f"Run `gscam download {name}`"

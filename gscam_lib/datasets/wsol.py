@@ -24,23 +24,30 @@ def read_wsol(
     root: folder of the images, as the ids say, or without their first part (val2), or in folders of
     synsets; metadata: folder with class_labels.txt (image_id,label), localization.txt
     (image_id,x0,y0,x1,y1; its last pixel counts as inside, so 1 is added here), and perhaps
-    image_sizes.txt (image_id,width,height) and mapping.txt, which has the names of ImageNet-v2's
-    photos as they are shipped today (0/0.jpeg, 0/a310….jpeg); class_names: the names of the labels
-    in order. Raises FileNotFoundError, and ValueError naming file and line.
+    image_sizes.txt (image_id,width,height) and mapping.txt (0/0.jpeg, 0/a310….jpeg): the photos of
+    ImageNet-v2 were renamed after the first lists were made, and either name stands for the other;
+    class_names: the names of the labels in order. Raises FileNotFoundError, and ValueError naming
+    file and line.
     """
     root, metadata = existing(root), existing(metadata)
     labels = _lines(metadata / "class_labels.txt", 2)
-    boxes = _boxes(metadata / "localization.txt")
-    sizes = _sizes(metadata / "image_sizes.txt")
     _check_labels(metadata / "class_labels.txt", labels, len(class_names))
     place = _Places(root, _mapping(metadata / "mapping.txt"))
+    boxes: dict[str, list[BoxLike]] = defaultdict(list)
+    for image_id, box in _boxes(metadata / "localization.txt"):
+        boxes[place.shipped(image_id)].append(box)
+    sizes = {place.shipped(i): size for i, size in _sizes(metadata / "image_sizes.txt")}
     examples = []
     for _, (image_id, label) in labels:
-        category, truth = class_names[int(label)], tuple(boxes.pop(image_id, ()))
-        photo = place.of(image_id)
+        category, shipped, photo = (
+            class_names[int(label)],
+            place.shipped(image_id),
+            place.of(image_id),
+        )
+        truth = tuple(boxes.pop(shipped, ()))
         examples.append(
             Example(
-                photo, category, truth, category, image_id, name, photo_size=sizes.get(image_id),
+                photo, category, truth, category, image_id, name, photo_size=sizes.get(shipped),
                 file=photo.relative_to(root).as_posix(),
             )
         )  # fmt: skip
@@ -69,8 +76,8 @@ def _check_labels(path: Path, labels: Lines, classes: int) -> None:
         raise DataError(path, found)
 
 
-def _boxes(path: Path) -> dict[str, list[BoxLike]]:
-    boxes: dict[str, list[BoxLike]] = defaultdict(list)
+def _boxes(path: Path) -> list[tuple[str, BoxLike]]:
+    boxes: list[tuple[str, BoxLike]] = []
     wrong = []
     for number, (image_id, *corners) in _lines(path, 5):
         try:
@@ -79,19 +86,20 @@ def _boxes(path: Path) -> dict[str, list[BoxLike]]:
             x0, y0, x1, y1 = [math.nan] * 4
         if not (math.isfinite(x0 + y0 + x1 + y1) and x0 <= x1 and y0 <= y1):
             wrong.append(f"line {number} ({', '.join(corners)})")
-        boxes[image_id].append((x0, y0, x1 + 1, y1 + 1))
+        boxes.append((image_id, (x0, y0, x1 + 1, y1 + 1)))
     if wrong:
-        raise DataError(path, listed("refused", "There are boxes that are none", wrong, "Correct."))
+        action = "Correct them."
+        raise DataError(path, listed("refused", "There are boxes that are none", wrong, action))
     return boxes
 
 
-def _sizes(path: Path) -> dict[str, tuple[int, int]]:
-    if not path.is_file():
-        return {}
-    try:
-        return {i: (int(width), int(height)) for _, (i, width, height) in _lines(path, 3)}
-    except ValueError as error:
-        raise DataError(path, listed("refused", f"A size is none ({error})", ["it"], "")) from error
+def _sizes(path: Path) -> list[tuple[str, tuple[int, int]]]:
+    lines = _lines(path, 3) if path.is_file() else []
+    wrong = [f"line {n}" for n, (_, *size) in lines if not all(map(str.isdecimal, size))]
+    if wrong:
+        action = "Correct them."
+        raise DataError(path, listed("refused", "There are sizes that are none", wrong, action))
+    return [(image_id, (int(width), int(height))) for _, (image_id, width, height) in lines]
 
 
 def _mapping(path: Path) -> dict[str, str]:
@@ -112,14 +120,18 @@ class _Places:
     def __init__(self, root: Path, mapping: dict[str, str]) -> None:
         self.root, self.mapping = root, mapping
 
+    def shipped(self, image_id: str) -> str:
+        """An id with the name that its photo has today; the same id where it was not renamed."""
+        first, _, rest = image_id.partition("/")
+        return f"{first}/{self.mapping[rest]}" if rest in self.mapping else image_id
+
     def of(self, image_id: str) -> Path:
-        """As the id says; without its first part; as it is mapped; by its name alone."""
-        shorter = "/".join(PurePosixPath(image_id).parts[1:])
-        shipped = self.mapping.get(shorter, self.mapping.get(image_id, image_id))
-        for tried in (image_id, shorter, shipped):
+        """As the id says, or its name of today; without its first part; by its name alone."""
+        names = (image_id, self.shipped(image_id))
+        for tried in (*names, *(name.partition("/")[2] for name in names)):
             if tried and (self.root / tried).is_file():
                 return self.root / tried
-        return self._by_name.get(PurePosixPath(shipped).name, self.root / image_id)
+        return self._by_name.get(PurePosixPath(names[1]).name, self.root / image_id)
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gscam_lib.paths import SCENES
+from gscam_lib.paths import SCENES, missing
 
 if TYPE_CHECKING:
     from gscam_lib.datasets import CocoDataset, Example
@@ -37,8 +37,8 @@ def folder(name: str) -> Path:
     path = SCENES / name
     if not (path / "instances.json").exists():
         raise FileNotFoundError(
-            f"no instances.json in data/scenes/{name}; "
-            "write the sets with: python -m data.build.sets"
+            f"no instances.json in {path}; write the sets with: python -m data.build.sets."
+            f"{missing()}"
         )
     return path
 
