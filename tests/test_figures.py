@@ -22,16 +22,38 @@ def heat(photo):
     return gs.Heatmap(values, False, 20.0, "gscorecam", "a cat", 25, "tiny", "gScoreCAM", (7, 7))
 
 
-def test_overlay_colours_the_hot_part(photo, heat):
+def test_overlay_leaves_what_is_cold_and_colours_what_is_hot(photo, heat):
     mixed = figures.overlay(photo, heat.values)
     assert mixed.shape == photo.shape
     assert mixed.dtype == np.uint8
-    hot = mixed[10:20, 30:50].mean((0, 1))
-    cold = mixed[25:, :20].mean((0, 1))
-    assert hot[0] > hot[2] + 30  # inferno's end is yellow, its start nearly black
-    assert hot.sum() > cold.sum()
+    cold = heat.values == 0
+    np.testing.assert_array_equal(mixed[cold], photo[cold])
+    hottest = 255 * np.array(mpl.colormaps["inferno"](1.0)[:3])
+    np.testing.assert_allclose(mixed[~cold], 0.25 * photo[~cold] + 0.75 * hottest, atol=1)
     with pytest.raises(ValueError, match="70"):
         figures.overlay(photo, heat.values.T)
+
+
+def test_overlay_covers_more_the_hotter():
+    grey = np.full((1, 101, 3), 128, np.uint8)
+    values = np.linspace(0, 1, 101, dtype=np.float32)[None]
+    mixed = figures.overlay(grey, values, opacity=0.6)
+    for v in (0.25, 0.5, 0.75):
+        i = round(100 * v)
+        alpha = 0.6 * v * v * (3 - 2 * v)
+        color = 255 * np.array(mpl.colormaps["inferno"](values[0, i])[:3])
+        np.testing.assert_allclose(mixed[0, i], (1 - alpha) * 128 + alpha * color, atol=0.51)
+    moved = np.abs(mixed[0].astype(int) - 128).sum(1)
+    assert moved[:10].max() <= 12, "no haze"
+    np.testing.assert_array_equal(figures.overlay(grey, values, opacity=0), grey)
+
+
+def test_overlay_of_tall_photos_is_that_of_their_parts():
+    rng = np.random.default_rng(0)
+    tall = rng.integers(0, 256, (600, 4, 3), dtype=np.uint8)
+    values = rng.random((600, 4), np.float32)
+    parts = [figures.overlay(tall[i : i + 1], values[i : i + 1]) for i in range(600)]
+    np.testing.assert_array_equal(figures.overlay(tall, values), np.concatenate(parts))
 
 
 def test_axes_in_axes_out(photo, heat):

@@ -52,19 +52,30 @@ def draw(
             pen.line(points, fill="#000000", width=4, joint="curve")
             pen.line(points, fill=CONTOUR_COLOR, width=2, joint="curve")
     for true in truth:
-        _rectangle(pen, true, scale, TRUTH_COLOR)
+        _rectangle(pen, true, scale, TRUTH_COLOR, dash=6)  # tells it from the box in grey too
     if box is not None:
         _rectangle(pen, box, scale, BOX_COLOR)
     return picture
 
 
-def _rectangle(pen: ImageDraw.ImageDraw, box: Sequence[float], scale: float, color: str) -> None:
+def _rectangle(
+    pen: ImageDraw.ImageDraw, box: Sequence[float], scale: float, color: str, dash: int = 0
+) -> None:
+    """A rectangle on a dark rim; dash: length of its dashes and gaps, 0 for a whole line."""
     x0, y0, x1, y1 = (round(v * scale) for v in box)
     x1, y1 = max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)
     pen.rectangle((x0, y0, x1, y1), outline="#000000", width=4)
-    pen.rectangle(
-        (x0 + 1, y0 + 1, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1)), outline=color, width=2
-    )
+    inner = (x0 + 1, y0 + 1, max(x1 - 1, x0 + 1), max(y1 - 1, y0 + 1))
+    if not dash:
+        pen.rectangle(inner, outline=color, width=2)
+        return
+    x0, y0, x1, y1 = inner
+    for x in range(x0, x1, 2 * dash):
+        for y in (y0, y1 - 1):
+            pen.rectangle((x, y, min(x + dash, x1), y + 1), fill=color)
+    for y in range(y0, y1, 2 * dash):
+        for x in (x0, x1 - 1):
+            pen.rectangle((x, y, x + 1, min(y + dash, y1)), fill=color)
 
 
 def mask_picture(photo: Array, mask: Array, *, side: int) -> Image.Image:

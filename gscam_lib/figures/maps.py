@@ -27,6 +27,7 @@ from gscam_lib.boxes import Box, Heatmap
 
 STYLE = Path(__file__).parent / "gscam.mplstyle"
 FOLDER = Path(os.environ.get("GSCAM_FIGURES", Path(__file__).resolve().parents[2] / "figures"))
+ROWS = 256  # of a photo that are mixed at a time
 BOX_COLOR, TRUTH_COLOR = "#5CF2FF", "#FFFFFF"  # seen on inferno; white for the truth
 
 
@@ -55,17 +56,20 @@ def overlay(
 ) -> np.ndarray[Any, Any]:
     """Lay a (H, W) heatmap in [0, 1] over a (H, W, 3) uint8 photo: (H, W, 3) uint8.
 
-    The photo fades to grey where the heat is low and colour grows with the heat, so that what the
-    model looks at is seen both in the colour and in the photo.
+    The photo keeps its own colours where the heat is 0; the hotter, the more the map's colour
+    covers it: by `opacity` at heat 1, and by v² (3 − 2v) of that at heat v, so that what is cold
+    stays clear. Raises ValueError where the sizes differ.
     """
     if values.shape != photo.shape[:2]:
         raise ValueError(f"Got a heatmap of {values.shape} on a photo of {photo.shape[:2]} pixels.")
-    grey = photo @ np.array([0.299, 0.587, 0.114])
-    base = 0.25 * photo + 0.75 * grey[..., None]
-    color = 255 * mpl.colormaps[cmap](values)[..., :3]
-    alpha = opacity * (0.35 + 0.65 * values[..., None])
-    blend: np.ndarray[Any, Any] = (1 - alpha) * base + alpha * color
-    return blend.clip(0, 255).round().astype(np.uint8)
+    colors = 255 * mpl.colormaps[cmap](np.arange(256))[:, :3].astype(np.float32)
+    mixed = np.empty_like(photo)
+    for i in range(0, len(photo), ROWS):  # large photos would take gigabytes in one piece
+        v, part = values[i : i + ROWS, :, None].astype(np.float32), photo[i : i + ROWS]
+        color = colors[np.minimum((v[..., 0] * 256).astype(np.int16), 255)]
+        alpha = opacity * v * v * (3 - 2 * v)
+        mixed[i : i + ROWS] = np.rint(part + alpha * (color - part))
+    return mixed
 
 
 def show_photo(photo: np.ndarray[Any, Any] | Image.Image, *, ax: Axes | None = None) -> Axes:
