@@ -11,6 +11,7 @@ from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib import figures
+from gscam_lib.figures import maps
 
 mpl.use("Agg")
 
@@ -89,9 +90,9 @@ def test_saved_pictures_have_few_shades_and_the_pdf_backend_stays_as_it_was(phot
     draw = RendererPdf.draw_image
     figure = figures.show_photo(photo).figure
     sizes = []
-    for shades in (1, figures.SHADES):
+    for shades in (1, maps.SHADES):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(figures, "SHADES", shades)
+            patch.setattr(maps, "SHADES", shades)
             png = figures.save(figure, f"in_{shades}", "What.", folder=tmp_path)
         sizes.append((png.stat().st_size, png.with_suffix(".pdf").stat().st_size))
     assert all(light < full for full, light in zip(*sizes, strict=True))
