@@ -1,54 +1,73 @@
 """Figures, in one style: `ax=None` in, Axes out; none shows it. Knows no model.
 
-Photos and maps are in `maps`, charts of tables in `charts`, sentences that depend on numbers in
-`claims`.
+Photos and maps are in `maps`, charts of tables in `charts` (seaborn), the rule of what counts as
+decided in `decision`, sentences that depend on numbers in `claims`, colours in `looks`, letters in
+`words`, what is written to disk in `files`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from gscam_lib.figures.claims import CLAIM, say
+from gscam_lib.figures.files import FOLDER, as_png, environment, save
+from gscam_lib.figures.looks import GREY, REFERENCE, look, style, use_style
 from gscam_lib.figures.maps import (
     BOX_COLOR,
-    FOLDER,
-    STYLE,
     TRUTH_COLOR,
-    as_png,
     describe,
     draw_box,
-    environment,
     gallery,
     grid,
-    intervals,
     overlay,
     panels,
-    save,
     show_heatmap,
     show_photo,
-    style,
-    use_style,
-    verdict,
-    write_index,
 )
+from gscam_lib.figures.words import readable, signed
+
+if TYPE_CHECKING:
+    from gscam_lib.figures import charts
+    from gscam_lib.figures.charts import intervals
+    from gscam_lib.figures.decision import decided, verdict, verdicts
 
 __all__ = [
     "BOX_COLOR",
     "CLAIM",
     "FOLDER",
-    "STYLE",
+    "GREY",
+    "REFERENCE",
     "TRUTH_COLOR",
     "as_png",
+    "charts",
+    "decided",
     "describe",
     "draw_box",
     "environment",
     "gallery",
     "grid",
     "intervals",
+    "look",
     "overlay",
     "panels",
+    "readable",
     "save",
     "say",
     "show_heatmap",
     "show_photo",
+    "signed",
     "style",
     "use_style",
     "verdict",
-    "write_index",
+    "verdicts",
 ]
+_LATER = {"intervals": "charts", "decided": "decision", "verdict": "decision",
+          "verdicts": "decision"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import seaborn and statsmodels when a chart is drawn: who draws maps does not wait for it."""
+    if name == "charts":
+        return import_module(f"{__name__}.charts")
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

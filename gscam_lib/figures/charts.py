@@ -1,16 +1,128 @@
-"""Charts of tables: `ax=None` in, Axes out. Ours is filled; what others published is hollow."""
+"""Charts of tables, by seaborn: `ax=None` in, Axes out. What is shown comes computed.
+
+Intervals are those of the tables, drawn again over whole images; seaborn's own would draw single
+rows, which is why none of its bootstraps is used. A method has its one colour and marker in every
+chart (`looks.look`); controls are grey and dashed; what others published is hollow. Fewer than
+five images make no interval: their single values are shown, where they are given, and an open mean.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 
-from gscam_lib.figures import intervals
+from gscam_lib.figures.decision import ENOUGH
+from gscam_lib.figures.looks import GREY, HUES, MARKERS, OURS, REFERENCE, Look, look
+
+Values: TypeAlias = Sequence[float] | np.ndarray[Any, Any] | pd.Series
+ENDS = ("", " low", " high")
+
+# ---------------------------------------------------------------- what is computed, for seaborn
+
+
+def _stacked(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A column below its two bounds, as `_COMPUTED` reads them; without bounds where it has none.
+
+    Bounds of fewer than five images (column "images") are left out.
+    """
+    table = table.copy()
+    for end in ENDS[1:]:
+        bound = table.get(column + end, pd.Series(np.nan, table.index)).astype(float)
+        few = table.get("images", pd.Series(ENOUGH, table.index)) < ENOUGH
+        table[column + end] = bound.mask(few)
+    parts = [table.assign(value=table[column + end]) for end in ENDS]
+    return pd.concat(parts, ignore_index=True).dropna(subset=["value"])
+
+
+def _bounds(values: Any) -> tuple[float, float]:
+    return (values.iloc[1], values.iloc[2]) if len(values) == 3 else (np.nan, np.nan)
+
+
+_COMPUTED: dict[str, Any] = {"estimator": lambda values: values.iloc[0], "errorbar": _bounds}
+"""Takes seaborn's statistics out of its way: of the three values of `_stacked`, which is which."""
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _looks(names: Iterable[str], titles: Mapping[str, str] | None = None) -> dict[str, Look]:
+    """The look of each line: a method's own; others differ in colour and marker as they come."""
+    looks, others = {}, 0
+    for name in names:
+        found = look(name)
+        if found == look(""):  # no method
+            found = Look(HUES[others % len(HUES)], MARKERS[others % len(MARKERS)])
+            others += 1
+        looks[(titles or {}).get(name, name)] = found
+    return looks
+
+
+def reference(value: float, *, axis: str = "x", label: str = "", ax: Axes) -> Axes:
+    """A line to compare with, such as 0 or chance, in a colour that no method has."""
+    draw = ax.axvline if axis == "x" else ax.axhline
+    draw(value, color=REFERENCE, ls=(0, (2, 2)), lw=1, zorder=0.5, label=label or None)
+    return ax
+
+
+# ---------------------------------------------------------------- charts
+
+
+def intervals(
+    labels: Sequence[str],
+    means: Values,
+    lows: Values,
+    highs: Values,
+    *,
+    points: Sequence[Values] | None = None,
+    images: int | Sequence[int] | None = None,
+    highlight: str = "",
+    grey: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Means with their intervals as points on lines, the first label on top.
+
+    labels, means, lows, highs: one of each for a row; points: single values of each row (of images
+    or pairs), drawn behind; images: how many each row is of, by default as many as it has points:
+    below five no interval is drawn, and the mean is an open point. highlight, grey: labels, where
+    they are no methods, in the colour of gScoreCAM or of controls.
+    """
+    ax = _axes(ax)
+    if images is None:
+        images = ENOUGH if points is None else [len(row) for row in points]
+    table = pd.DataFrame({"row": range(len(labels)), "mean": np.asarray(means, float),
+                          "mean low": np.asarray(lows, float),
+                          "mean high": np.asarray(highs, float), "images": images})  # fmt: skip
+    colors = [GREY if name in grey else OURS if name == highlight else look(name).color
+              for name in labels]  # fmt: skip
+    if points is not None:
+        singles = pd.DataFrame([(i, v) for i, row in enumerate(points) for v in row],
+                               columns=["row", "value"])  # fmt: skip
+        spread = np.random.default_rng(0).uniform(-0.17, 0.17, len(singles))  # always the same
+        sns.scatterplot(singles, x="value", y=singles["row"] + spread, hue="row", palette=colors,
+                        s=18, alpha=0.35, legend=False, linewidth=0, zorder=1, ax=ax)  # fmt: skip
+    sns.pointplot(
+        _stacked(table, "mean"), x="value", y="row", hue="row", palette=colors, orient="h",
+        linestyle="none", markersize=6.5, markeredgewidth=0, legend=False, ax=ax, **_COMPUTED,
+        err_kws={"linewidth": 2.6, "alpha": 0.55, "solid_capstyle": "round"},
+    )  # fmt: skip
+    for row, color in enumerate(colors):
+        if table["images"][row] < ENOUGH:
+            ax.plot(table["mean"][row], row, "o", ms=6, mfc="white", mec=color, mew=1.4, zorder=5)
+    ax.set_yticks(range(len(labels)), labels, parse_math=False)
+    for name, label in zip(labels, ax.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if name == highlight or look(name).color == OURS else "normal")
+    ax.set(xlabel="", ylabel="", ylim=(len(labels) - 0.5, -0.5))
+    ax.grid(axis="x", color="#DDDDDD", lw=0.8)
+    ax.tick_params(axis="y", length=0)
+    sns.despine(ax=ax, left=True)
+    return ax
 
 
 def ranking(
@@ -18,22 +130,21 @@ def ranking(
     column: str = "hits",
     *,
     titles: Mapping[str, str] | None = None,
-    highlight: str = "gscorecam",
     ax: Axes | None = None,
 ) -> Axes:
     """Methods from best to worst by a column of a table with its intervals.
 
-    table: of `analyses.summary` or `analyses.benchmark`; titles: method name -> what is written.
-    Raises ValueError for a column without intervals.
+    table: as reports of evaluations have it; titles: method name -> what is written. Methods of
+    fewer than five images have no interval and an open point. Raises ValueError for a column
+    without intervals.
     """
-    missing = [c for c in (column, f"{column} low", f"{column} high") if c not in table]
+    missing = [c for c in (column + end for end in ENDS) if c not in table]
     if missing:
         raise ValueError(f"The table has no {', '.join(missing)}; it has {', '.join(table)}.")
     order = table[table[column].notna()].sort_values(column, ascending=False, kind="stable")
     names = [(titles or {}).get(method, method) for method in order["method"]]
-    marked = (titles or {}).get(highlight, highlight)
-    bounds = (order[column], order[f"{column} low"], order[f"{column} high"])
-    ax = intervals(names, *bounds, highlight=marked, ax=ax)
+    of = list(order["images"]) if "images" in order else None
+    ax = intervals(names, *(order[column + end] for end in ENDS), images=of, ax=ax)
     ax.set_xlabel(column.replace("_", " "))
     return ax
 
@@ -48,49 +159,84 @@ def by_group(
 ) -> Axes:
     """A column over the groups of a table, a line for each method; published values hollow.
 
-    table: of `analyses.by_classes`, `by_size`, `by_k` or `by_form`; methods: which, in this order;
-    titles: method name -> what the legend says. Published lines carry "[D]" or another tag.
+    table: method, group, the column with low and high, and, where known, images and origin; as
+    reports by classes, size, k or form have it; methods: which, in this order; titles: method name
+    -> what the legend says. Published lines carry "[D]" or another tag.
     """
-    ax = plt.subplots(layout="constrained")[1] if ax is None else ax
+    ax = _axes(ax)
     chosen = list(dict.fromkeys(table["method"])) if methods is None else list(methods)
+    table = table[table["method"].isin(chosen) & table[column].notna()]
     groups = list(dict.fromkeys(table["group"]))
-    for i, method in enumerate(chosen):
-        mine = table[(table["method"] == method) & table[column].notna()]
-        for origin, part in mine.groupby("origin", sort=False):
-            name, color = (titles or {}).get(method, method), f"C{i % 8}"
-            x = [groups.index(g) for g in part["group"]]
-            if str(origin).startswith("ours"):
-                shift = [p + 0.03 * (i - (len(chosen) - 1) / 2) for p in x]
-                low, high = (
-                    part[column] - part[f"{column} low"],
-                    part[f"{column} high"] - part[column],
-                )
-                ax.errorbar(
-                    shift, part[column], [low, high], color=color, marker="o", capsize=3, label=name
-                )
-            else:
-                label = f"{name}, published {str(origin)[-3:]}"
-                ax.plot(x, part[column], "o:", color=color, mfc="white", lw=1.2, label=label)
+    ours = table.get("origin", pd.Series("ours", table.index)).str.startswith("ours")
+    named = table.assign(line=[(titles or {}).get(m, m) for m in table["method"]])
+    looks = _looks(chosen, titles)
+    lines = [name for name in looks if name in set(named[ours]["line"])]
+    sns.pointplot(
+        _stacked(named[ours], column), x="group", y="value", hue="line", order=groups,
+        hue_order=lines, palette=[looks[n].color for n in lines], linewidth=1.2, markersize=6,
+        markers=[looks[n].marker for n in lines], linestyles=[looks[n].line for n in lines],
+        dodge=min(0.5, 0.07 * (len(lines) - 1)), err_kws={"linewidth": 2.2, "alpha": 0.5},
+        markeredgewidth=0, ax=ax, **_COMPUTED,
+    )  # fmt: skip
+    for (name, origin), part in named[~ours].groupby(["line", "origin"], sort=False):
+        x = [groups.index(g) for g in part["group"]]
+        ax.plot(x, part[column], ls=":", marker=looks[name].marker, color=looks[name].color,
+                mfc="white", lw=1.2, label=f"{name}, published {str(origin)[-3:]}")  # fmt: skip
     names = [str(g) for g in groups]
     turned = 20 if max(map(len, names), default=0) > 8 else 0  # so that they stay apart
-    ax.set_xticks(range(len(names)), names, rotation=turned, ha="right" if turned else "center")
-    ax.set_ylabel(column)
+    ax.set_xticks(range(len(names)), names, rotation=turned, ha="right" if turned else "center",
+                  parse_math=False)  # fmt: skip
+    ax.set(xlabel="", ylabel=column)
+    ax.grid(axis="y", color="#DDDDDD", lw=0.8)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the lines, never on them
     return ax
 
 
-def curve(
-    scores: Sequence[float] | np.ndarray[Any, Any], *, label: str = "", ax: Axes | None = None
+def curves(
+    table: pd.DataFrame,
+    x: str,
+    column: str,
+    *,
+    by: str | None = None,
+    titles: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
-    """An insertion or deletion curve over the share of pixels changed, its area shaded."""
-    ax = plt.subplots(layout="constrained")[1] if ax is None else ax
-    x = np.linspace(0, 1, len(scores))
-    (line,) = ax.plot(x, scores, label=label or None)
-    ax.fill_between(x, scores, min(0.0, float(np.min(scores))), color=line.get_color(), alpha=0.12)
-    ax.set_xlabel("share of pixels changed, hottest first")
-    ax.set_ylabel("score")
-    if label:
+    """A column against a number, with the bands of its intervals: one line, or one for each `by`.
+
+    table: x, the column, and, where there are intervals, the column's low and high; by: a column,
+    such as "method"; titles: its values -> what the legend says. A single line is gScoreCAM's.
+    """
+    ax = _axes(ax)
+    names = list(dict.fromkeys(table[by])) if by else ["gscorecam"]
+    named = table.assign(line=table[by].map(lambda n: (titles or {}).get(n, n)) if by else names[0])
+    looks = _looks(names, titles if by else None)
+    few = named.groupby("line")[x].nunique().max() <= 25  # markers on more would be a caterpillar
+    for name, (color, marker, line) in looks.items():
+        sns.lineplot(
+            _stacked(named[named["line"] == name].sort_values(x), column), x=x, y="value",
+            color=color, sort=False,  # which would sort each point's three values, too
+            linestyle=line, marker=marker if few else None, markersize=5.5, markeredgewidth=0,
+            err_style="band", err_kws={"alpha": 0.18, "linewidth": 0}, label=name if by else None,
+            ax=ax, legend=False, **_COMPUTED,
+        )  # fmt: skip
+    ax.set(xlabel=x, ylabel=column)
+    ax.grid(axis="y", color="#DDDDDD", lw=0.8)
+    if by:
         ax.legend()
+    return ax
+
+
+def curve(scores: Values, *, label: str = "", ax: Axes | None = None) -> Axes:
+    """An insertion or deletion curve over the share of pixels changed, its area shaded.
+
+    label: the method, which gives the colour.
+    """
+    ax = _axes(ax)
+    x, (color, _, line) = np.linspace(0, 1, len(scores)), look(label)
+    sns.lineplot(x=x, y=np.asarray(scores), color=color, linestyle=line, label=label or None,
+                 legend=bool(label), errorbar=None, ax=ax)  # fmt: skip
+    ax.fill_between(x, scores, min(0.0, float(np.min(scores))), color=color, alpha=0.1, lw=0)
+    ax.set(xlabel="share of pixels changed, hottest first", ylabel="score")
     return ax
 
 
@@ -105,16 +251,51 @@ def randomization(
 
     found: of `faithfulness.randomization_check`; column: "rank_correlation" or "ssim".
     """
-    ax = plt.subplots(layout="constrained")[1] if ax is None else ax
     table = pd.DataFrame([vars(f) for f in found])
-    stages = list(dict.fromkeys(table["stage"]))
-    means = table.groupby(["method", "stage"], sort=False)[column].mean()
-    for method in dict.fromkeys(table["method"]):
-        values = [1.0, *(means[method, stage] for stage in stages)]
-        ax.plot(values, "o-", label=(titles or {}).get(method, method))
-    ax.set_xticks(range(len(stages) + 1), ["trained", *stages], rotation=35, ha="right")
-    ax.axhline(0, color="#AAAAAA", lw=0.8, zorder=0)
-    ax.set_ylabel(column.replace("_", " "))
-    ax.set_xlabel("weights randomized from the top down to")
-    ax.legend()
+    stages = ["trained", *dict.fromkeys(table["stage"])]
+    means = table.groupby(["method", "stage"], sort=False)[column].mean().reset_index()
+    before = pd.DataFrame({"method": list(dict.fromkeys(table["method"])), "stage": "trained",
+                           column: 1.0})  # fmt: skip
+    means = pd.concat([before, means])
+    means["at"] = [stages.index(stage) for stage in means["stage"]]
+    ax = reference(0, axis="y", ax=curves(means, "at", column, by="method", titles=titles, ax=ax))
+    ax.set_xticks(range(len(stages)), stages, rotation=35, ha="right")
+    ax.set(ylabel=column.replace("_", " "), xlabel="weights randomized from the top down to")
+    return ax
+
+
+def confusion(table: pd.DataFrame, *, form: str = ".2f", ax: Axes | None = None) -> Axes:
+    """A table of numbers as colours, each with its number: rows asked, columns found.
+
+    table: its index and columns are written; form: of the numbers.
+    """
+    ax = _axes(ax)
+    sns.heatmap(table, annot=True, fmt=form, cmap="Blues", vmin=min(0, table.min(axis=None)),
+                linewidths=1.5, linecolor="white", cbar_kws={"shrink": 0.8}, ax=ax,
+                annot_kws={"fontsize": 13, "weight": "bold"})  # fmt: skip
+    ax.set_xticks(ax.get_xticks(), table.columns, rotation=0, parse_math=False)
+    ax.set_yticks(ax.get_yticks(), table.index, rotation=0, parse_math=False)
+    ax.tick_params(length=0)
+    ax.set(xlabel="", ylabel="")
+    return ax
+
+
+def shares(
+    found: Mapping[str, float], *, colors: Mapping[str, str] | None = None, ax: Axes | None = None
+) -> Axes:
+    """Probabilities of names as bars, each with its percentage; the axis always runs to 100 %.
+
+    colors: of the names that the reader should look at; the others are grey.
+    """
+    ax = _axes(ax)
+    names = list(found)
+    palette = [(colors or {}).get(name, "#B5B5B5") for name in names]
+    sns.barplot(x=list(found.values()), y=names, hue=names, palette=palette, orient="h",
+                errorbar=None, legend=False, saturation=1, ax=ax)  # fmt: skip
+    for bars, value in zip(ax.containers, found.values(), strict=True):
+        ax.bar_label(bars, [f"{100 * value:.1f} %"], padding=3)  # type: ignore[arg-type]
+    ax.set_yticks(range(len(names)), names, parse_math=False)
+    ax.set(xlim=(0, 1.45), xticks=[], xlabel="", ylabel="")
+    ax.tick_params(axis="y", length=0)
+    sns.despine(ax=ax, bottom=True)
     return ax
