@@ -18,6 +18,8 @@ BoxLike: TypeAlias = Box | Sequence[float]
 Values: TypeAlias = np.ndarray[Any, Any]
 Threshold: TypeAlias = str | float
 """What counts as hot: "otsu", "p90" (a percentile of the values), or a share of the height."""
+Rounding = Literal["down", "nearest"]
+"""How a value becomes one of 256 steps for Otsu's threshold."""
 Rule = Literal["largest_rectangle", "largest_component", "hottest_component", "union"]
 RULES: tuple[str, ...] = get_args(Rule)
 
@@ -47,16 +49,17 @@ def heatmap_to_box(
     *,
     threshold: Threshold = "otsu",
     rule: Rule = "largest_rectangle",
+    rounding: Rounding = "down",
 ) -> Box | None:
     """Box of a heatmap, by default by the paper's protocol; None where the map is constant.
 
-    heat: a Heatmap, or its (H, W) values in [0, 1]. threshold: see `hot_pixels`. rule: of the
-    connected regions (8 neighbours) the one whose bounding rectangle is largest, or that has the
-    most pixels, or that has the hottest pixel, or all of them together. Raises ValueError.
+    heat: a Heatmap, or its (H, W) values in [0, 1]. threshold, rounding: see `hot_pixels`. rule: of
+    the connected regions (8 neighbours) the one whose bounding rectangle is largest, or that has
+    the most pixels, or that has the hottest pixel, or all of them together. Raises ValueError.
     """
     check_rule(rule)
     values = _checked(heat)
-    hot = hot_pixels(values, threshold)
+    hot = hot_pixels(values, threshold, rounding)
     if not hot.any():
         return None
     if rule == "union":
@@ -80,15 +83,20 @@ def heatmap_to_boxes(heat: Heatmap | Values, *, threshold: Threshold = "otsu") -
     return [_box(r.bbox) for r in sorted(regions, key=lambda r: -r.area_bbox)]
 
 
-def hot_pixels(values: Values, threshold: Threshold = "otsu") -> Values:
+def hot_pixels(
+    values: Values, threshold: Threshold = "otsu", rounding: Rounding = "down"
+) -> Values:
     """Pixels of a heatmap that are hot: (H, W) bool; none where the map is constant.
 
     threshold: "otsu", of the values in 256 steps, as the paper does; "p90", not below the 90th
     percentile of the values; a number above 0 and at most 1, not below this share of the map's
-    height (its values are in [0, 1]). Raises ValueError for other thresholds.
+    height (its values are in [0, 1]). rounding: of the 256 steps; "nearest" is gScoreCAM's released
+    code (its boxes, all of 298, agree to the pixel). Raises ValueError for other thresholds.
     """
     check_threshold(threshold)
-    grey = (values * 255).astype(np.uint8)
+    if rounding not in get_args(Rounding):
+        raise ValueError(f"Got rounding={rounding!r}; expected {' or '.join(get_args(Rounding))}.")
+    grey = (np.rint(values * 255) if rounding == "nearest" else values * 255).astype(np.uint8)
     if grey.min() == grey.max():
         return np.zeros(values.shape, bool)
     if threshold == "otsu":

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from gscam_lib.boxes import Heatmap
-from gscam_lib.methods import METHODS
-from gscam_lib.methods.method import check_options, options_of
-from gscam_lib.methods.score import check_k
+from gscam_lib.methods import METHODS, read_method, title
+from gscam_lib.methods.method import check_k, check_options, check_trace
 from gscam_lib.model.photo import Geometry
-from gscam_lib.model.prompts import Prompt, UnknownPromptWarning, label
+from gscam_lib.model.prompts import Prompt, Target, UnknownPromptWarning, as_target, label
 from gscam_lib.trace import Trace, embed_masked
 
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
@@ -30,15 +29,14 @@ def heatmap(
     """Heatmap of a prompt on a traced photo.
 
     trace: or several traces of one photo at different layers, whose maps are averaged; method: a
-    name in METHODS; k: channels to use, for methods that rank them (None: the paper's share of C);
-    options: those of the method, see `METHODS[method].options`. Warns with UnknownPromptWarning
-    when a model with a closed vocabulary does not know the prompt. Raises ValueError for bad
-    prompts, methods and options, and for weights that give NaN.
+    name in METHODS, with options behind it where wanted ("hilacam:as_released"); k: channels to
+    use, for methods that rank them (None: the paper's share of C); options: those of the method,
+    see `METHODS[method].options`. Warns with UnknownPromptWarning when a model with a closed
+    vocabulary does not know the prompt. Raises ValueError for what is no trace, for bad prompts,
+    methods and options, and for weights that give NaN.
     """
-    check_method(method, k, **options)
-    traces = [trace] if isinstance(trace, Trace) else list(trace)
-    if not traces:
-        raise ValueError("Got no trace; expected one, or several of one photo at different layers.")
+    name, options = _asked(method, k, options)
+    traces = _checked(trace)
     trace = traces[0]
     knowledge = trace.model.knows(prompt)
     if not knowledge.known:
@@ -50,10 +48,9 @@ def heatmap(
             stacklevel=2,
         )
     used = None
-    if "k" in options_of(METHODS[method]):
-        used = trace.default_k if k is None else int(k)
-        options = options if k is None else {**options, "k": used}
-    maps = [METHODS[method](t, prompt, **options).detach().cpu().float().numpy() for t in traces]
+    if "k" in METHODS[name].options:
+        used = trace.default_k if options.get("k") is None else options["k"]
+    maps = [METHODS[name](t, prompt, **options).detach().cpu().float().numpy() for t in traces]
     small = maps[0] if len(maps) == 1 else _average(maps, trace)
     values, flat = to_photo(small, trace)
     rows, columns = small.shape
@@ -61,13 +58,30 @@ def heatmap(
         values,
         flat,
         trace.logit(prompt),
-        method,
+        method.strip(),
         label(prompt),
         used,
         trace.model.name,
-        METHODS[method].title,
+        title(method),
         (rows, columns),
     )
+
+
+def _asked(method: str, k: int | None, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a method; those given beside the text come before those in it."""
+    name, read = read_method(method)
+    given = options if k is None else {"k": k, **options}
+    return name, read | check_options(name, given)
+
+
+def _checked(trace: Trace | Sequence[Trace]) -> list[Trace]:
+    """One trace or several of one photo as a list, or ValueError."""
+    traces = list(trace) if isinstance(trace, list | tuple) else [check_trace(trace)]
+    if not traces:
+        raise ValueError("Got no trace; expected one, or several of one photo at different layers.")
+    if len({check_trace(t).geometry for t in traces}) > 1:
+        raise ValueError("Got traces of several photos; expected one photo at different layers.")
+    return traces
 
 
 def _average(maps: Sequence[np.ndarray[Any, Any]], trace: Trace) -> np.ndarray[Any, Any]:
@@ -84,7 +98,9 @@ def sweep(trace: Trace, prompt: Prompt, ks: Iterable[int]) -> dict[int, Heatmap]
 
     ks: numbers of channels, each from 1 to C; the result keeps their order. Raises ValueError.
     """
-    checked = [check_k(k, len(trace.activations)) for k in ks]
+    if isinstance(ks, str) or not isinstance(ks, Iterable):
+        raise ValueError(f"Got ks={ks!r}; expected several numbers of channels, such as [10, 50].")
+    checked = [check_k(k, len(check_trace(trace).activations)) for k in ks]
     return {k: heatmap(trace, prompt, k=k) for k in checked}
 
 
@@ -96,11 +112,15 @@ def several(
     Gradients of all prompts come from one batched backward pass, and for gScoreCAM the union of
     the channels that they choose is embedded in full batches. method, options: as in `heatmap`.
     """
-    check_method(method, **options)
-    if METHODS[method].backward != "0" and trace.model.tower in METHODS[method].towers:
+    check_trace(trace)
+    if isinstance(prompts, str | Target):
+        raise ValueError(f"Got one prompt, {label(prompts)!r}; expected a list of prompts.")
+    prompts = [prompt for prompt in prompts if as_target(prompt)]  # refuses what is no prompt
+    name, asked = _asked(method, None, options)
+    if METHODS[name].backward != "0" and trace.model.tower in METHODS[name].towers:
         trace.prepare(prompts)
-    if method == "gscorecam" and options.get("ranking", "mean") == "mean":
-        prefetch([(trace, prompts)], options.get("k"))
+    if name == "gscorecam" and asked.get("ranking", "mean") == "mean":
+        prefetch([(trace, prompts)], asked.get("k"))
     return [heatmap(trace, prompt, method, **options) for prompt in prompts]
 
 
@@ -122,12 +142,15 @@ def stream(
 
     Channels come in the order of their gradients, so each heatmap is gScoreCAM at a smaller k, and
     what has been scored is kept: stopping early loses nothing. step: channels between heatmaps
-    (None: a batch).
+    (None: a batch). Raises ValueError at once for a bad k or step.
     """
-    step = trace.batch_size if step is None else step
-    k = trace.default_k if k is None else check_k(k, len(trace.activations))
-    for scored in [*range(step, k, step), k]:
-        yield heatmap(trace, prompt, k=scored)
+    channels = len(check_trace(trace).activations)
+    last = trace.default_k if k is None else check_k(k, channels)
+    if step is None:
+        step = trace.batch_size
+    elif isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise ValueError(f"Got step={step!r}; expected a whole number of channels from 1 on.")
+    return (heatmap(trace, prompt, k=scored) for scored in [*range(step, last, step), last])
 
 
 def to_photo(small: np.ndarray[Any, Any], trace: Trace) -> tuple[np.ndarray[Any, Any], bool]:
@@ -161,4 +184,4 @@ def _min_max(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def check_method(method: str, k: int | None = None, **options: Any) -> None:
     """Raise ValueError if there is no such method, or if it takes no k or option that is given."""
-    check_options(method, METHODS, options if k is None else {"k": k, **options})
+    _asked(method, k, options)

@@ -17,6 +17,24 @@ def test_box_equals_plain_search(seed):
     assert gs.heatmap_to_box(values) == naive.otsu_box(values)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rounding_to_the_nearest_step(seed):
+    """As the released code does where a map becomes 8 bits: the same as half a step added."""
+    values = gaussian(np.random.default_rng(seed).random((24, 31)), sigma=1.5)
+    values = (values - values.min()) / np.ptp(values)
+    steps = np.round(values * 255) / 255
+    expected = naive.otsu_box(steps + 1e-9)
+    assert gs.heatmap_to_box(values, rounding="nearest") == expected
+    with pytest.raises(ValueError, match="down or nearest"):
+        gs.heatmap_to_box(values, rounding="up")
+
+
+def test_rounding_decides_about_a_pixel():
+    faint = np.array([[0.0, 0.9 / 255]])  # constant in steps, and not
+    hot = [boxes.hot_pixels(faint, rounding=rounding) for rounding in ("down", "nearest")]
+    assert [h.sum() for h in hot] == [0, 1]
+
+
 def test_box_is_half_open_and_takes_the_largest_rectangle():
     values = np.zeros((20, 30), np.float32)
     values[2:5, 3:11] = 1

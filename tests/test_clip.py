@@ -107,7 +107,7 @@ def test_targets_are_equal_by_what_they_ask():
     assert hash(gs.Target("a cat", against=["b"])) == hash(gs.Target("a cat", against="b"))
     vector = torch.ones(24)
     assert gs.Target(vector=vector) == gs.Target(vector=vector)
-    assert gs.Target(vector=vector) != gs.Target(vector=torch.zeros(24))
+    assert gs.Target(vector=vector) != gs.Target(vector=-vector)
     for bad in ({}, {"prompts": "a cat", "vector": vector}, {"prompts": ["a", ""]}):
         with pytest.raises(ValueError, match="Got"):
             gs.Target(**bad)

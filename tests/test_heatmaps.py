@@ -5,11 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_clip
 from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib.heatmaps import to_photo
 from gscam_lib.methods import METHODS
+
+PROMPT = "a cat"
 
 
 @pytest.fixture
@@ -115,10 +118,44 @@ def test_a_stream_ends_in_the_whole_and_scores_nothing_twice(resnet, photo, monk
 def test_bad_requests_say_what_exists(resnet_trace):
     with pytest.raises(ValueError, match=r"No method 'gscore'.*gscorecam"):
         gs.heatmap(resnet_trace, "a cat", "gscore")
-    with pytest.raises(ValueError, match=r"takes no k.*gscorecam"):
+    with pytest.raises(
+        ValueError, match=r"Got k=3 for 'gradcam', which takes no options.*gscorecam"
+    ):
         gs.heatmap(resnet_trace, "a cat", "gradcam", k=3)
     with pytest.raises(ValueError, match="empty prompt"):
         gs.heatmap(resnet_trace, " ")
+
+
+def test_what_is_no_trace_or_no_list_is_said(resnet_trace, photo, resnet):
+    for ask in (gs.heatmap, gs.sweep, gs.stream, gs.several, gs.METHODS["gradcam"]):
+        for bad in (photo, "photo.jpg", resnet, None):
+            rest = {gs.sweep: (PROMPT, [3]), gs.several: ([PROMPT],)}.get(ask, (PROMPT,))
+            with pytest.raises(ValueError, match=r"Got \w+ as trace; expected a Trace"):
+                ask(bad, *rest)
+    with pytest.raises(ValueError, match="Got ndarray as trace"):
+        gs.heatmap([resnet_trace, photo], PROMPT)
+    with pytest.raises(ValueError, match="several photos"):
+        gs.heatmap([resnet_trace, resnet.trace(photo[:, :50])], PROMPT)
+    for one in (PROMPT, gs.Target(PROMPT)):
+        with pytest.raises(ValueError, match="Got one prompt, 'a cat'; expected a list"):
+            gs.several(resnet_trace, one)
+    with pytest.raises(ValueError, match="as prompt"):
+        gs.several(resnet_trace, [PROMPT, 3])
+    for bad in ("10", 10, None):
+        with pytest.raises(ValueError, match=r"Got ks=.* such as \[10, 50\]"):
+            gs.sweep(resnet_trace, PROMPT, bad)
+    for bad in (0, -1, 1.5, "2", True):
+        with pytest.raises(ValueError, match="Got step="):
+            gs.stream(resnet_trace, PROMPT, 4, step=bad)
+
+
+def test_a_method_may_carry_its_options(photo):
+    trace = tiny_clip("vit").trace(photo)
+    heat = gs.heatmap(trace, PROMPT, " hilacam:as_released ")
+    assert (heat.method, heat.title) == ("hilacam:as_released", "HilaCAM, as released")
+    np.testing.assert_allclose(heat.values, gs.heatmap(trace, PROMPT, "hilacam", blocks=1).values)
+    assert gs.heatmap(trace, PROMPT, "gscorecam:k=3").k == 3
+    assert gs.several(trace, [PROMPT], "gscorecam:k=3")[0].k == 3
 
 
 def test_unknown_prompts_are_reported(resnet, photo):

@@ -14,7 +14,7 @@ from conftest import TEXT, TOWERS, VISION, tiny_clip
 import gscam_lib as gs
 from gscam_lib.heatmaps import to_photo
 from gscam_lib.methods import TOWERS as TOWER_KINDS
-from gscam_lib.methods import methods_table
+from gscam_lib.methods import methods_table, read_method, title
 
 PROMPT = "an apple on a table"
 TARGETS = [
@@ -82,19 +82,52 @@ def test_channels_outside_the_top_k_are_not_looked_at(resnet, photo, monkeypatch
     assert asked == order[:5].tolist()
 
 
-def test_nan_scores_are_an_error(resnet, photo, monkeypatch):
+POISONS = {
+    "weights": lambda n: next(p for p in n.visual.parameters() if p.ndim > 1),
+    "text": lambda n: n.text_projection,
+    "scale": lambda n: n.logit_scale,
+}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", POISONS)
+@pytest.mark.parametrize("tower", ["resnet", "vit"])
+def test_weights_that_are_not_finite_give_an_error_never_a_map(photo, tower, where, value):
+    """Every method that is asked for a prompt; only Grad-CAM and its like did so once."""
+    model = tiny_clip(tower)
+    with torch.no_grad():
+        POISONS[where](model.network).flatten()[:1].fill_(value)
+    for name, entry in gs.METHODS.items():
+        if where == "scale" and name == "surgery":
+            continue  # it compares cosines
+        if entry.uses_prompt and tower in entry.towers:
+            with pytest.raises(ValueError, match=r"NaN|finite"):
+                entry(model.trace(photo, layer=0), PROMPT, **FAST.get(name, {}))
+
+
+def test_one_score_of_nan_is_no_zero(resnet, photo, monkeypatch):
     trace = resnet.trace(photo)
     embeddings = trace.masked_embeddings(trace.ranking(PROMPT)[:3]).clone()
     embeddings[1] = float("nan")
     monkeypatch.setattr(trace, "masked_embeddings", lambda c: embeddings)
-    with pytest.raises(ValueError, match="Scores of tiny-resnet have NaN"):
-        gs.METHODS["gscorecam"](trace, PROMPT, k=3)
+    with pytest.raises(ValueError, match=r"NaN|finite"):
+        gs.heatmap(trace, PROMPT, "gscorecam", k=3)
 
 
 @pytest.mark.parametrize("k", [0, -1, 257, 2.5, "3", True, float("nan")])
 def test_bad_k_is_refused(resnet, photo, k):
-    with pytest.raises(ValueError, match="from 1 to 256"):
-        gs.METHODS["gscorecam"](resnet.trace(photo), PROMPT, k=k)
+    trace = resnet.trace(photo)
+    for ask in (
+        lambda: gs.METHODS["gscorecam"](trace, PROMPT, k=k),
+        lambda: gs.heatmap(trace, PROMPT, k=k),
+        lambda: gs.several(trace, [PROMPT], k=k),
+        lambda: gs.sweep(trace, PROMPT, [3, k]),
+        lambda: gs.stream(trace, PROMPT, k),
+        lambda: gs.heatmap(trace, PROMPT, f"gscorecam:k={k!r}"),
+        lambda: read_method("gradcam", k) and gs.heatmap(trace, PROMPT, k=k),
+    ):
+        with pytest.raises(ValueError, match=r"Got (k=|the method).*whole number.* from 1|k=nan"):
+            ask()
 
 
 def test_k_may_be_any_integer_type(resnet, photo):
@@ -175,10 +208,66 @@ def test_options_are_checked(early):
     assert entry.options == {"k": None, "ranking": "mean", "weighting": "softmax", "seed": 0}
     assert "k" in inspect.signature(entry).parameters
     for ask in (gs.METHODS["rise"], partial(gs.heatmap, method="rise")):
-        with pytest.raises(ValueError, match=r"Got k=3 for 'rise', .* but masks, cells, p, seed"):
+        with pytest.raises(ValueError, match=r"Got k=3 for 'rise', .* masks, a whole .* seed, .*"):
             ask(early, PROMPT, k=3)
-    with pytest.raises(ValueError, match=r"takes no sed.*Methods that take it: none"):
+    with pytest.raises(ValueError, match=r"Got sed=1 .*Methods that take sed: none"):
         gs.heatmap(early, PROMPT, "gscorecam", sed=1)
+    with pytest.raises(ValueError, match=r"Got mask=9, p=2, seed=-1 for 'rise'"):  # all at once
+        gs.heatmap(early, PROMPT, "rise", mask=9, p=2, seed=-1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rise:masks=0", "rise:masks=8.0", "rise:masks=True", "rise:masks='8'", "rise:masks=None",
+        "rise:cells=-1", "rise:p=0", "rise:p=1.1", "rise:p='.1'", "rise:p=True", "rise:seed=-1",
+        "rise:seed=1.5", "sscam:samples=1.5", "sscam:sigma=-1", "sscam:sigma=None",
+        "groupcam:groups=-1", "groupcam:grouping=colour", "groupcam:blur=0", "groupcam:blur=1e400",
+        "gscorecam:k=2.7", "gscorecam:k='5'", "gscorecam:k=True", "gscorecam:k=five",
+        "gscorecam:ranking=best", "gscorecam:ranking=1", "gscorecam:weighting=None",
+        "hilacam:blocks=0", "legrad:blocks=1.5", "gem:template=a {}", "grad_eclip:single_head=1",
+        "surgery:ensemble=yes", "gradcam:k=3", "gradcam:sigma=1", "center:k=1",
+    ],
+)  # fmt: skip
+def test_options_of_another_kind_are_refused_up_front(text):
+    """One rule for all, from the signatures; no model is needed to find out."""
+    name, given = text.split(":")
+    option, _, value = given.partition("=")
+    with pytest.raises(ValueError, match=rf"Got {option}=.* for '{name}', which takes"):
+        read_method(text)
+    assert value
+
+
+def test_methods_as_people_write_them():
+    assert read_method(" sobel ") == ("sobel", {})
+    assert read_method("gscorecam: ranking = variance :k=50") == (
+        "gscorecam", {"ranking": "variance", "k": 50}
+    )  # fmt: skip
+    assert read_method("gscorecam", 7) == ("gscorecam", {"k": 7})
+    assert read_method("gscorecam:k=50", 7) == ("gscorecam", {"k": 50})
+    assert read_method("gscorecam:k=None", 7) == ("gscorecam", {"k": 7})
+    assert read_method("gradcam", 7) == ("gradcam", {})
+    assert read_method("groupcam:blur=None") == ("groupcam", {"blur": None})
+    for bad in ("gscorecam:k", "gscorecam:k=", "gscorecam:=3", "gscorecam:", "rise:p=.1:p=.2"):
+        with pytest.raises(ValueError, match=r"Got the method .*each once"):
+            read_method(bad)
+    for bad in ("gscore", "", None, ":k=3"):
+        with pytest.raises(ValueError, match=r"No method .* There are: gscorecam"):
+            read_method(bad)
+    assert title(" legrad:as_released ") == "LeGrad, as released"
+    assert title("rise:p=0.2") == "RISE, p = 0.2"
+    assert title("another") == "another"
+
+
+def test_presets_of_the_originals_defaults():
+    assert read_method("hilacam:as_released") == ("hilacam", {"blocks": 1})
+    assert read_method("legrad:as_released:blocks=5") == ("legrad", {"blocks": 5})
+    assert read_method("gscorecam:as_released", 9) == ("gscorecam", {"k": 9})
+    with pytest.raises(ValueError, match=r"'sobel' has no options of an original.*hilacam"):
+        read_method("sobel:as_released")
+    for name, entry in gs.METHODS.items():
+        if entry.as_released is not None:  # they are options that the method takes
+            assert read_method(f"{name}:as_released") == (name, dict(entry.as_released))
 
 
 def test_options_reach_the_method_through_heatmap(early):

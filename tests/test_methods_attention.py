@@ -11,6 +11,7 @@ from conftest import tiny_clip
 from torch.nn import functional as F
 
 import gscam_lib as gs
+from gscam_lib.methods import dense
 from gscam_lib.model.towers import attend, last_block
 from gscam_lib.trace.model import Model
 
@@ -122,6 +123,11 @@ def test_hilacam_by_hand_on_two_blocks(vit, trace, photo):
     row = second[0] + first[0] + second[0] @ first
     expected = row[1:].reshape(4, 4)
     torch.testing.assert_close(gs.METHODS["hilacam"](trace, PROMPT), expected, atol=1e-5, rtol=1e-4)
+    released = gs.METHODS["hilacam"](trace, PROMPT, blocks=1)  # the last block alone
+    torch.testing.assert_close(released, second[0, 1:].reshape(4, 4), atol=1e-5, rtol=1e-4)
+    assert torch.equal(
+        gs.METHODS["hilacam"](trace, PROMPT, blocks=9), gs.METHODS["hilacam"](trace, PROMPT)
+    )
 
 
 def test_rollout_by_hand_on_two_blocks(trace, seen):
@@ -131,19 +137,20 @@ def test_rollout_by_hand_on_two_blocks(trace, seen):
     torch.testing.assert_close(gs.METHODS["rollout"](trace, "anything"), expected)
 
 
+@pytest.mark.parametrize("blocks", [None, 1, 2, 5])
 @pytest.mark.parametrize("prompt", [PROMPT, HELD], ids=["plain", "contrastive"])
-def test_legrad_by_hand(vit, trace, photo, prompt):
+def test_legrad_by_hand(vit, trace, photo, prompt, blocks):
     bumps = naive.zero_bumps(vit)
     run = naive.vit(vit, photo, bumps)
     total = torch.zeros(17)
-    for b, bump in enumerate(bumps):
+    for b, bump in list(enumerate(bumps))[-(blocks or 2) :]:
         mean = run["out"][b].sum(0) / 17
         feature = F.normalize(naive.joint(vit, mean[None]), dim=1)
         (grad,) = torch.autograd.grad(vit.scores(feature, prompt)[0], bump, retain_graph=True)
         for head in grad:
             for query in head:
                 total += query.clamp(min=0) / (len(grad) * 17)
-    found = gs.METHODS["legrad"](trace, prompt)
+    found = gs.METHODS["legrad"](trace, prompt, blocks=blocks)
     torch.testing.assert_close(found, total[1:].reshape(4, 4), atol=1e-5, rtol=1e-4)
 
 
@@ -161,6 +168,27 @@ def test_grad_eclip_by_hand(vit, trace, photo):
             expected[i] += float(o.grad[0, d]) * v[1 + i, d] * loose[i]
     found = gs.METHODS["grad_eclip"](trace, PROMPT)
     np.testing.assert_allclose(found, np.maximum(expected, 0).reshape(4, 4), atol=1e-4)
+
+
+def test_grad_eclip_as_released_by_hand(vit, trace, seen):
+    """One head in the last block; λ of queries and keys behind the output projection."""
+    block = vit.network.visual.transformer.resblocks[-1]
+    x, q, k, v = (seen[key][-1].detach() for key in ("x", "q", "k", "v"))
+    o = ((q @ k.T / math.sqrt(q.shape[1])).softmax(1) @ v).requires_grad_(True)
+    W, bias = block.attn.out_proj.weight.detach(), block.attn.out_proj.bias.detach()
+    out = x + o @ W.T + bias
+    out = out + block.mlp(block.ln_2(out))
+    naive.vit_logit(vit, {"out": [out]}, PROMPT).backward()
+    behind = [(t @ W.T + bias).numpy() for t in (q, k)]
+    loose = [
+        behind[0][0] @ key / np.linalg.norm(behind[0][0]) / np.linalg.norm(key)
+        for key in behind[1][1:]
+    ]
+    expected = np.maximum((v[1:] @ o.grad[0]).numpy() * naive.minmax(loose), 0).reshape(4, 4)
+    assert expected.max() > 0
+    found = gs.METHODS["grad_eclip"](trace, PROMPT, single_head=True)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert not np.allclose(found, gs.METHODS["grad_eclip"](trace, PROMPT), atol=1e-3)
 
 
 def test_one_pass_serves_all_of_them(vit, photo, monkeypatch):
@@ -239,6 +267,45 @@ def test_gem_by_hand(vit, trace, seen, blocks):
         expected = scores(vit, second_path(vit, seen, mix, blocks), PROMPT)
     found = gs.METHODS["gem"](trace, PROMPT, blocks=blocks)
     np.testing.assert_allclose(found, lifted(expected).reshape(4, 4), atol=1e-4)
+
+
+def test_gem_as_released_puts_names_into_a_sentence(trace):
+    name, others = "red apple", ("dog", "snow")
+    sentences = [f"a photo of a {n}." for n in (name, *others)]
+    for bare, full in (
+        (name, sentences[0]),
+        (gs.Target(name, against=others), gs.Target(sentences[0], against=sentences[1:])),
+    ):
+        found = gs.METHODS["gem"](trace, bare, template="a photo of a {}.")
+        torch.testing.assert_close(found, gs.METHODS["gem"](trace, full))
+        assert not torch.allclose(found, gs.METHODS["gem"](trace, bare))
+    vector = gs.Target(vector=trace.embedding)
+    found = gs.METHODS["gem"](trace, vector, template="a photo of a {}.")
+    torch.testing.assert_close(found, gs.METHODS["gem"](trace, vector))
+
+
+def test_surgery_as_released_averages_85_sentences(vit, trace, seen):
+    forms = [t("{}") for t in dense.templates()]
+    assert len(set(forms)) == 85
+    assert {"a photo of a {}.", "itap of my {}.", "this is one {} in the scene."} <= set(forms)
+
+    def mean(name):
+        each = vit.encode_text([form.format(name) for form in forms])
+        return F.normalize(each.mean(0), dim=0)
+
+    with torch.no_grad():
+        mix = lambda q, k, v, normed: naive.softmax_attention(v, v, v)  # noqa: E731
+        places = F.normalize(second_path(vit, seen, mix, 2), dim=1)
+        alone = places @ (mean("apple") - mean(""))
+        texts = torch.stack([mean(n) for n in ("apple", "dog", "snow")])
+        shares = (2 * texts @ trace.embedding).softmax(0)
+        weighted = places @ texts.T * shares / shares.mean()
+        held = weighted[:, 0] - weighted.mean(1)
+    target = gs.Target("apple", against=("dog", "snow"))
+    for prompt, expected in (("apple", alone), (target, held)):
+        found = gs.METHODS["surgery"](trace, prompt, ensemble=True)
+        np.testing.assert_allclose(found, lifted(expected).reshape(4, 4), atol=1e-5)
+    assert gs.METHODS["surgery"](trace, gs.Target(vector=texts[0]), ensemble=True).max() > 0
 
 
 @torch.no_grad()
@@ -329,7 +396,7 @@ def test_class_names_held_against_themselves_leave_nothing(trace):
     assert gs.METHODS["maskclip"](trace, same).max() < 1e-5
 
 
-@pytest.mark.parametrize("method", ["gem", "surgery"])
+@pytest.mark.parametrize("method", ["gem", "surgery", "hilacam", "legrad"])
 def test_bad_numbers_of_blocks(trace, method):
     for blocks in (0, -1, 2.5, True):
         with pytest.raises(ValueError, match="whole number from 1 on"):

@@ -15,6 +15,7 @@ from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
 from torch.nn import functional as F
 
 import gscam_lib as gs
+from gscam_lib.methods import gradient
 
 PROMPTS = ("an apple on a table", "two dogs")
 NAMES = {
@@ -62,12 +63,38 @@ def traces(photo):
 
 
 @pytest.mark.parametrize("tower", ["resnet", "vit"])
-@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "xgradcam", "hirescam", "layercam"])
+@pytest.mark.parametrize("method", ["gradcam", "xgradcam", "hirescam", "layercam"])
 def test_parity_with_grad_cam(traces, tower, method):
     trace = traces(tower, "layer3" if tower == "resnet" else None)
     for prompt in PROMPTS:
         expected = theirs(NAMES[method], trace, prompt)
         np.testing.assert_allclose(ours(method, trace, prompt), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("tower", ["resnet", "vit"])
+def test_parity_of_grad_cam_plus_plus(photo, tower):
+    """Where gradients are large. grad-cam adds 1e-6 below, which hides small ones by design."""
+    model = tiny_clip(tower)
+    model.network.logit_scale.data += np.log(1e4)
+    trace = model.trace(photo, layer="layer3" if tower == "resnet" else None)
+    for prompt in PROMPTS:
+        expected = theirs(NAMES["gradcam++"], trace, prompt)
+        np.testing.assert_allclose(ours("gradcam++", trace, prompt), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("tower", ["resnet", "vit"])
+def test_grad_cam_plus_plus_by_hand(traces, tower):
+    """The equation with nothing added, in double precision; gradients however small count."""
+    trace = traces(tower)
+    A, G = trace.activations.double().numpy(), trace.gradients(PROMPTS[0]).double().numpy()
+    weights = []
+    for a, g in zip(A, G, strict=True):
+        above, below = g**2, 2 * g**2 + a.sum() * g**3
+        alpha = np.divide(above, below, out=np.zeros_like(g), where=g != 0)
+        weights.append((alpha * np.maximum(g, 0)).sum())
+    expected = np.maximum(np.tensordot(weights, A, 1), 0)
+    found = gs.METHODS["gradcam++"](trace, PROMPTS[0])
+    np.testing.assert_allclose(found / expected.max(), expected / expected.max(), atol=1e-5)
 
 
 def test_parity_of_fullgrad(traces):
@@ -111,6 +138,34 @@ def test_parity_of_the_eigen_methods(traces, tower, method):
     expected = np.maximum(sign * raw, 0)
     found = gs.METHODS[method](trace, PROMPTS[0]).numpy()
     np.testing.assert_allclose(found / expected.max(), expected / expected.max(), atol=1e-4)
+
+
+def test_the_sign_of_a_component_is_no_matter_of_rounding():
+    """After a layer norm all places have the same channel sum, up to the last bits."""
+    generator = torch.Generator().manual_seed(0)
+    blob = torch.zeros(6, 6)
+    blob[1:3, 1:3] = 1
+    maps = torch.randn(64, 1, 1, generator=generator) * blob
+    maps = maps + 0.1 * torch.randn(64, 6, 6, generator=generator)
+    maps = (maps - maps.mean(0)) / maps.std(0)
+    found = gradient._first_component(maps)
+    assert found[blob > 0].min() > found[blob == 0].max()  # the smaller part is high
+    for _ in range(8):  # other orders add to other last bits
+        order = torch.randperm(64, generator=generator)
+        noise = 1 + 1e-6 * torch.randn(64, 6, 6, generator=generator)
+        again = gradient._first_component((maps * noise)[order])
+        torch.testing.assert_close(again, found, atol=1e-3, rtol=0)
+    flipped = gradient._first_component(-maps)
+    torch.testing.assert_close(flipped, found, atol=1e-4, rtol=0)
+
+
+def test_a_component_is_high_where_positive_maps_are_high():
+    generator = torch.Generator().manual_seed(0)
+    large = torch.ones(6, 6)
+    large[0, 0] = 0  # the larger part is high here, for there the channels are
+    maps = torch.rand(16, 1, 1, generator=generator) * large
+    found = gradient._first_component(maps)
+    assert found[0, 0] < found[1:, 1:].min()
 
 
 @pytest.mark.parametrize(("tower", "layer"), [("resnet", "layer1"), ("vit", None)])

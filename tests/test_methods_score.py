@@ -175,5 +175,5 @@ def test_sscam_without_noise_is_scorecam(trace):
 )
 def test_unknown_rules_are_refused(trace, options):
     name = next(iter(options))
-    with pytest.raises(ValueError, match=rf"Got {name}=.*expected one of"):
+    with pytest.raises(ValueError, match=rf"Got {name}=.* or '(random|uniform)'"):
         gscorecam(trace, PROMPT, **options)

@@ -1,8 +1,35 @@
-"""prompts.py: forms and the choice among them."""
+"""prompts.py: targets, forms and the choice among them, what a closed vocabulary knows."""
+
+import json
 
 import pytest
+import torch
 
+import gscam_lib as gs
 from gscam_lib.model import prompts
+from gscam_lib.paths import MODELS
+
+
+def test_a_vector_target_is_what_it_contains():
+    """Not where it lies: an address is given anew when its tensor is gone."""
+    vector = torch.arange(24.0)
+    target = gs.Target(vector=vector)
+    assert target == gs.Target(vector=torch.arange(24.0))
+    assert hash(target) == hash(gs.Target(vector=torch.arange(24.0)))
+    assert len({gs.Target(vector=torch.full((24,), float(i))) for i in range(1, 100)}) == 99
+    vector[0] = 5  # a tensor that is changed later is another target, and this one stays
+    assert target == gs.Target(vector=torch.arange(24.0)) != gs.Target(vector=vector)
+    assert target.vector[0] == 0
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [torch.zeros(24), torch.full((24,), float("nan")), torch.tensor([1.0, float("inf")]),
+     torch.ones(1, 24), torch.tensor(3.0), torch.ones(0), "an apple", 7],
+)  # fmt: skip
+def test_vectors_without_direction_are_refused(vector):
+    with pytest.raises(ValueError, match="not all zero"):
+        gs.Target(vector=vector)
 
 
 def test_forms():
@@ -17,6 +44,51 @@ def test_forms():
         prompts.fill("a photo", "dog")
     with pytest.raises(ValueError, match="empty prompt"):
         prompts.fill("{a}", " ")
+
+
+def test_articles_follow_the_sound():
+    for name, expected in {
+        "apple": "an apple",
+        "hourglass": "an hourglass",
+        "honeycomb": "a honeycomb",
+        "unicycle": "a unicycle",
+        "umbrella": "an umbrella",
+        "European mink": "a European mink",
+        "ski goggles": "a pair of ski goggles",
+        "a lone tree": "a lone tree",
+    }.items():
+        assert prompts.with_article(name) == expected
+
+
+NAMES = frozenset(["cat", "box / carton", "kite (bird of prey)", "r.v.", "St. Bernard", "t-shirt"])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "unknown"),
+    [
+        ("a photo of two cats, close up!", ()),
+        ("my r.v. and a T-shirt", ()),
+        ("a box/carton", ()),
+        ("a kite (bird of prey)", ()),
+        ("a St. Bernard.", ()),
+        ("a cat — “up close”", ()),
+        ("a kite", ("kite",)),
+        ("🐱", ("🐱",)),
+        ("a cat 🐱", ("🐱",)),
+        ("???", ("???",)),
+        ("\u200b", ("\u200b",)),
+        ("a photo of a", ("a photo of a",)),
+        ("猫", ("猫",)),
+    ],
+)
+def test_what_a_closed_vocabulary_knows(prompt, unknown):
+    assert prompts.unknown_words(prompt, NAMES) == unknown
+
+
+def test_every_bundled_model_knows_its_own_names():
+    for listing in MODELS.glob("*/vocabulary.json"):
+        names = frozenset(json.loads(listing.read_text())["names"])
+        assert not [name for name in names if prompts.unknown_words(name, names)], listing
 
 
 def test_best_prompt_has_the_highest_mean():

@@ -1,12 +1,20 @@
-"""What is known of a method beside its function: its family, towers, cost and source."""
+"""What is known of a method beside its function; its options, and the one place that checks them.
+
+A new method is a function (trace, prompt, *, options) -> (h, w) ≥ 0 in the file of its family, with
+one line above it: its entry in METHODS.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import Parameter, signature
-from typing import Any
+from numbers import Real
+from operator import index
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +22,127 @@ from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
 Function = Callable[..., Tensor]
+F = TypeVar("F", bound=Function)
 TOWERS = ("resnet", "cnn", "vit", "pooled-vit")
 """Kinds of image tower, as `Model.tower` names them."""
+
+# ---------------------------------------------------------------- kinds of option
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that an option may be: above low (or from it on, if closed) and at most high."""
+
+    low: float
+    closed: bool = True
+    high: float = float("inf")
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is in it; NaN and infinity never are."""
+        above = value >= self.low if self.closed else value > self.low
+        return above and value <= self.high and abs(value) != float("inf")
+
+    def __str__(self) -> str:
+        low = f"from {self.low:g} on" if self.closed else f"above {self.low:g}"
+        return low if self.high == float("inf") else f"{low} and at most {self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+Seed = Annotated[int, Range(0)]
+Share = Annotated[float, Range(0, closed=False, high=1)]
+Positive = Annotated[float, Range(0, closed=False)]
+NotNegative = Annotated[float, Range(0)]
+
+
+def _words(kind: Any) -> str:
+    """A kind of option, as an error names it."""
+    if kind is NoneType:
+        return "None"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is Annotated:
+        base, limits = get_args(kind)
+        return f"a {'whole ' if base is int else ''}number {limits}"
+    if get_args(kind):
+        return ", or ".join(map(_words, get_args(kind)))
+    return "True or False" if kind is bool else str(kind)
+
+
+def _taken(kind: Any, value: Any) -> Any:
+    """A value as a kind of option takes it; ValueError or TypeError where it does not."""
+    if kind is NoneType or kind is bool or get_origin(kind) is Literal:
+        allowed = [None] if kind is NoneType else [False, True] if kind is bool else get_args(kind)
+        return next(a for a in allowed if type(a) is type(value) and a == value)
+    if get_origin(kind) is Annotated:
+        base, limits = get_args(kind)
+        if isinstance(value, bool | np.bool_) or (base is float and not isinstance(value, Real)):
+            raise TypeError
+        number = index(value) if base is int else float(value)
+        if not limits.holds(number):
+            raise ValueError
+        return number
+    for each in get_args(kind):  # a union
+        try:
+            return _taken(each, value)
+        except (TypeError, ValueError, StopIteration):
+            continue
+    raise ValueError
+
+
+def kinds_of(method: Function) -> dict[str, Any]:
+    """Names of a method's options, its keyword-only parameters, and their annotations."""
+    function = method.function if isinstance(method, Method) else method
+    hints = get_type_hints(function, include_extras=True)
+    return {name: hints[name] for name in options_of(function)}
+
+
+def options_of(method: Function) -> dict[str, Any]:
+    """Names of a method's options and their defaults."""
+    parameters = signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the method takes them (NumPy's integers become Python's).
+
+    Raises one ValueError that names all options which the method does not have or that are of
+    another kind, and lists what it takes.
+    """
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(f"No method {name!r}. There are: {', '.join(METHODS)}.")
+    kinds = kinds_of(METHODS[name])
+    taken: dict[str, Any] = {}
+    bad: list[str] = []
+    for option, value in options.items():
+        try:
+            taken[option] = _taken(kinds[option], value)
+        except (KeyError, TypeError, ValueError, StopIteration):
+            bad.append(option)
+    if not bad:
+        return taken
+    given = ", ".join(f"{option}={options[option]!r}" for option in bad)
+    takes = "; ".join(f"{option}, {_words(kind)}" for option, kind in kinds.items())
+    where = []
+    for option in [option for option in bad if option not in kinds]:
+        takers = [m.name for m in METHODS.values() if option in m.options]
+        where.append(f" Methods that take {option}: {', '.join(takers) or 'none'}.")
+    raise ValueError(
+        f"Got {given} for '{name}', which takes {takes or 'no options'}.{''.join(where)}"
+    )
+
+
+def check_k(k: int, channels: int) -> int:
+    """Return k as an int, or raise ValueError if it is not a whole number from 1 to channels."""
+    try:
+        return int(_taken(Annotated[int, Range(1, high=channels)], k))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"Got k={k!r}; expected a whole number of channels from 1 to {channels} (this layer's "
+            "C). k=None takes the paper's share."
+        ) from None
+
+
+# ---------------------------------------------------------------- methods
 
 
 @dataclass(frozen=True)
@@ -23,8 +150,10 @@ class Method:
     """A function (trace, prompt, *, options) -> (h, w) ≥ 0, callable as such, and its entry.
 
     forward, backward: passes through the image tower for one photo and prompt, the trace's own
-    included; C channels, k chosen, N masks or samples, G groups, L blocks. Calling it raises
-    ValueError on a tower it is not defined for, and for options it does not have.
+    included; C channels, k chosen, N masks or samples, G groups, L blocks. as_released: the options
+    with which the authors' own code runs, None where there is none to compare with; parity: how
+    near the two then are, as the largest difference of maps in [0, 1]. Calling it raises ValueError
+    on a tower it is not defined for, for options it does not take, and for a map with NaN.
     """
 
     name: str
@@ -37,6 +166,8 @@ class Method:
     backward: str = "0"
     towers: tuple[str, ...] = TOWERS
     uses_prompt: bool = True
+    as_released: Mapping[str, Any] | None = field(default=None, hash=False)
+    parity: str = ""
 
     def __post_init__(self) -> None:
         # So that inspect.signature and help() see the function.
@@ -46,7 +177,7 @@ class Method:
     @property
     def options(self) -> dict[str, Any]:
         """Names of the options and their defaults."""
-        return options_of(self)
+        return options_of(self.function)
 
     @property
     def slow(self) -> bool:
@@ -56,34 +187,53 @@ class Method:
     @torch.inference_mode(False)  # gradients flow, whatever the caller's mode
     def __call__(self, trace: Trace, prompt: Prompt, **options: Any) -> Tensor:
         """Return the map (h, w) ≥ 0 of a prompt on a traced photo."""
-        from gscam_lib.methods import METHODS  # the whole table, for what errors recommend
-
-        check_options(self.name, METHODS, options)
+        check_trace(trace)
+        taken = check_options(self.name, options)
         if trace.model.tower not in self.towers:
             fits = [m.name for m in METHODS.values() if trace.model.tower in m.towers]
             raise ValueError(
                 f"'{self.name}' is defined for image towers of kind {', '.join(self.towers)}; "
                 f"{trace.model.name} is a {trace.model.tower}. Methods for it: {', '.join(fits)}."
             )
-        return self.function(trace, prompt, **options)
+        return finite(trace, self.function(trace, prompt, **taken), "map")
 
 
-def options_of(method: Function) -> dict[str, Any]:
-    """Names of a method's options, its keyword-only parameters, and their defaults."""
-    parameters = signature(method).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
+METHODS: dict[str, Method] = {}
+"""Name to method: callable as METHODS[name](trace, prompt), with its entry in the table."""
 
 
-def check_options(name: str, table: Mapping[str, Function], options: Mapping[str, Any]) -> None:
-    """Raise ValueError if there is no such method, or if it has no such option."""
-    if name not in table:
-        raise ValueError(f"No method '{name}'. There are: {', '.join(table)}.")
-    known = options_of(table[name])
-    for option, value in options.items():
-        if option not in known:
-            takers = [other for other, method in table.items() if option in options_of(method)]
-            raise ValueError(
-                f"Got {option}={value!r} for '{name}', which takes no {option}"
-                f"{' but ' + ', '.join(known) if known else ' and no other option'}. Methods that "
-                f"take it: {', '.join(takers) or 'none'}."
-            )
+def method(
+    title: str, paper: str, year: int, *, name: str | None = None, **entry: Any
+) -> Callable[[F], F]:
+    """Put a function into METHODS; its file is its family, its name the method's if none is given.
+
+    entry: fields of `Method`. The function itself stays as it is.
+    """
+
+    def put(function: F) -> F:
+        own = name or function.__name__
+        family = function.__module__.rpartition(".")[2]
+        METHODS[own] = Method(own, function, title, family, paper, year, **entry)
+        return function
+
+    return put
+
+
+def finite(trace: Trace, values: Tensor, what: str) -> Tensor:
+    """Return values of a trace, or raise ValueError if they have NaN or infinity."""
+    if not values.isfinite().all():
+        raise ValueError(
+            f"The {what} on {trace.model.name} has NaN or infinite values; expected finite "
+            "numbers. The weights or the photo's pixels are likely not finite."
+        )
+    return values
+
+
+def check_trace(trace: Any) -> Trace:
+    """Return a trace, or raise ValueError if it is something else."""
+    if not isinstance(trace, Trace):
+        raise ValueError(
+            f"Got {type(trace).__name__} as trace; expected a Trace: "
+            "trace = gs.load_model(…).trace(photo)."
+        )
+    return trace

@@ -10,31 +10,102 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gscam_lib.methods.score import check_count
+from gscam_lib.methods.method import Count, Positive, Seed, Share, method
 from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
 
+@method(
+    "Group-CAM", "Zhang et al., arXiv 2103.13859", 2021, forward="2 + G, G = 32", backward="1",
+    as_released={}, parity="8e-7",
+)  # fmt: skip
+def groupcam(
+    trace: Trace,
+    prompt: Prompt,
+    *,
+    groups: Count = 32,
+    grouping: Literal["neighbours", "kmeans"] = "neighbours",
+    blur: Positive | None = 50.0,
+    seed: Seed = 0,
+) -> Tensor:
+    """Group-CAM: groups of Grad-CAM's channels as masks over a blurred photo: (S, S) ≥ 0.
+
+    L = Σ_g ReLU(s(x ⊙ M_g + x̃ ⊙ (1 − M_g)) − s(x̃)) U_g, x̃ the blurred photo, U_g =
+    up(ReLU(Σ_{c in g} w_c A_c)), w_c the mean of G_c, up bilinear with half-pixel centres, and M_g
+    the min-maxed U_g: masks are min-maxed, what is added up is not.
+
+    groups: how many (at most C); grouping: channels that are neighbours, or whose weighted maps are
+    alike ("kmeans", begun at channels drawn with the seed); blur: σ in pixels of the photo that
+    shows where the mask is shut, None for the mean colour. Masks depend on the prompt, by
+    Grad-CAM's weights. Zhang et al., Group-CAM, 2021, as in gScoreCAM's release: without de-noising
+    by percentile, and with negative gains set to 0.
+    """
+    weighted = trace.gradients(prompt).mean((1, 2))[:, None, None] * trace.activations
+    groups = min(groups, len(weighted))
+    if grouping == "neighbours":
+        group = (torch.arange(len(weighted)) * groups // len(weighted)).to(weighted.device)
+    else:
+        group = _kmeans(weighted.flatten(1), groups, seed)
+    maps = torch.zeros_like(weighted[:groups]).index_add(0, group, weighted).relu()
+    background = torch.zeros_like(trace.pixels) if blur is None else _blurred(trace, blur)
+
+    def enlarged(some: Tensor) -> Tensor:
+        size = (trace.model.input_size,) * 2
+        return F.interpolate(some[:, None], size, mode="bilinear")[:, 0]
+
+    def copies(indices: range) -> Tensor:
+        large = enlarged(maps[indices])
+        low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+        mask = ((large - low) / (high - low).clamp(min=1e-30))[:, None]  # gradients are tiny
+        return trace.pixels * mask + background * (1 - mask)
+
+    base = trace.keep(("blurred", blur), lambda: trace.embed_copies(lambda i: background[None], 1))
+    embeddings = trace.embed_copies(copies, len(maps))
+    gains = trace.model.scores(embeddings, prompt) - trace.model.scores(base, prompt)
+    return enlarged(torch.einsum("g,ghw->hw", gains.relu(), maps)[None])[0]  # it is linear
+
+
+def _kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
+    """Lloyd's k-means: the group of each row, (n,), begun at rows drawn at random."""
+    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
+    centres = rows[drawn.to(rows.device)]
+    group = torch.cdist(rows, centres).argmin(1)
+    for _ in range(rounds):
+        sums = torch.zeros_like(centres).index_add(0, group, rows)
+        sizes = group.bincount(minlength=count)[:, None]
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
+        group = torch.cdist(rows, centres).argmin(1)
+    return group
+
+
+def _blurred(trace: Trace, sigma: float) -> Tensor:
+    """The preprocessed photo blurred by a Gaussian cut to 51 × 51: (3, S, S)."""
+    reach = min(25, trace.model.input_size - 1)  # padding by reflection cannot go further
+    x = torch.arange(-reach, reach + 1).to(trace.pixels)
+    kernel = (-0.5 * (x / sigma) ** 2).softmax(0)
+    padded = F.pad(trace.pixels[:, None], (reach,) * 4, mode="reflect")
+    across = F.conv2d(padded, kernel[None, None, None, :])
+    return F.conv2d(across, kernel[None, None, :, None])[:, 0]
+
+
+@method("RISE", "Petsiuk et al., BMVC", 2018, forward="1 + N, N = 8000", as_released={})
 def rise(
     trace: Trace,
     prompt: Prompt,
     *,
-    masks: int = 8000,
-    cells: int = 8,
-    p: float = 0.1,
-    seed: int = 0,
+    masks: Count = 8000,
+    cells: Count = 8,
+    p: Share = 0.1,
+    seed: Seed = 0,
 ) -> Tensor:
     """RISE: the mean score of randomly masked photos in which a pixel is seen: (S, S) ≥ 0.
 
-    masks: how many; cells: a mask has cells × cells of them, each open with probability p, is
-    upsampled and shifted at random; seed: of the masks, which serve every prompt. A constant plays
-    no part, so the map is lifted to begin at 0 (scores may be negative).
+    L = Σ_n s(x ⊙ M_n) M_n / (N p), then lifted to begin at 0: a constant plays no part, and scores
+    may be negative. masks: N; cells: a mask has cells × cells of them, each open with probability
+    p, is upsampled (bilinear; beyond the outermost centres it stays as it is there, where the
+    authors' code mirrors) and shifted at random; seed: of the masks, which serve every prompt.
     Petsiuk et al., RISE, BMVC 2018, equation 6. Defaults: gScoreCAM's, ACCV 2022.
     """
-    check_count("masks", masks)
-    check_count("cells", cells)
-    if not 0 < p <= 1:
-        raise ValueError(f"Got p={p!r}; expected the share of open cells, above 0 and at most 1.")
     size = trace.model.input_size
     grids, shifts = _grids(masks, cells, p, math.ceil(size / cells), seed)
 
@@ -73,73 +144,14 @@ def _rise_masks(grids: Tensor, shifts: Tensor, size: int) -> Tensor:
     return torch.stack(cuts)
 
 
-def groupcam(
-    trace: Trace,
-    prompt: Prompt,
-    *,
-    groups: int = 32,
-    grouping: Literal["neighbours", "kmeans"] = "neighbours",
-    blur: float | None = 50.0,
-    seed: int = 0,
-) -> Tensor:
-    """Group-CAM: groups of Grad-CAM's channels as masks over a blurred photo: (S, S) ≥ 0.
-
-    groups: how many (at most C); grouping: channels that are neighbours, or whose weighted maps are
-    alike ("kmeans", begun at channels drawn with the seed); blur: σ in pixels of the photo that
-    shows where the mask is shut, None for the mean colour. A group weighs what it adds to the
-    blurred photo's score, if anything. Masks depend on the prompt, by Grad-CAM's weights.
-    Zhang et al., Group-CAM, 2021; as gScoreCAM's authors ran it, without de-noising by percentile
-    and with negative gains set to 0.
-    """
-    check_count("groups", groups)
-    weighted = trace.gradients(prompt).mean((1, 2))[:, None, None] * trace.activations
-    groups = min(groups, len(weighted))
-    if grouping == "neighbours":
-        group = (torch.arange(len(weighted)) * groups // len(weighted)).to(weighted.device)
-    elif grouping == "kmeans":
-        group = _kmeans(weighted.flatten(1), groups, seed)
-    else:
-        raise ValueError(f"Got grouping={grouping!r}; expected 'neighbours' or 'kmeans'.")
-    maps = torch.zeros_like(weighted[:groups]).index_add(0, group, weighted).relu()
-    maps = maps / maps.amax((1, 2), keepdim=True).clamp(min=1e-30)  # gradients are tiny, masks not
-    background = torch.zeros_like(trace.pixels) if blur is None else _blurred(trace, blur)
-
-    def copies(indices: range) -> Tensor:
-        mask = trace.to_masks(maps[indices])[:, None]
-        return trace.pixels * mask + background * (1 - mask)
-
-    base = trace.keep(("blurred", blur), lambda: trace.embed_copies(lambda i: background[None], 1))
-    embeddings = trace.embed_copies(copies, len(maps))
-    gains = trace.model.scores(embeddings, prompt) - trace.model.scores(base, prompt)
-    return _weighted_sum(gains.relu(), lambda indices: trace.to_masks(maps[indices]))
-
-
-def _kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
-    """Lloyd's k-means: the group of each row, (n,), begun at rows drawn at random."""
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
-    centres = rows[drawn.to(rows.device)]
-    group = torch.cdist(rows, centres).argmin(1)
-    for _ in range(rounds):
-        sums = torch.zeros_like(centres).index_add(0, group, rows)
-        sizes = group.bincount(minlength=count)[:, None]
-        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
-        group = torch.cdist(rows, centres).argmin(1)
-    return group
-
-
-def _blurred(trace: Trace, sigma: float) -> Tensor:
-    """The preprocessed photo blurred by a Gaussian cut to 51 × 51: (3, S, S)."""
-    reach = min(25, trace.model.input_size - 1)  # padding by reflection cannot go further
-    x = torch.arange(-reach, reach + 1).to(trace.pixels)
-    kernel = (-0.5 * (x / sigma) ** 2).softmax(0)
-    padded = F.pad(trace.pixels[:, None], (reach,) * 4, mode="reflect")
-    across = F.conv2d(padded, kernel[None, None, None, :])
-    return F.conv2d(across, kernel[None, None, :, None])[:, 0]
-
-
+@method(
+    "Ablation-CAM", "Desai and Ramaswamy, WACV", 2020,
+    forward="1 + C / 8, and C from the layer on",
+)  # fmt: skip
 def ablationcam(trace: Trace, prompt: Prompt) -> Tensor:
     """Ablation-CAM: each channel weighs the score that is lost when it is set to zero: (h, w) ≥ 0.
 
+    L = ReLU(Σ_c (s − s_c) A_c), s_c the score with A_c = 0.
     Desai and Ramaswamy, Ablation-CAM, WACV 2020, up to the division by the score, which
     changes no heatmap (and would turn it round where the score is negative).
     """

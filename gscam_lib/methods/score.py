@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gscam_lib.methods.method import Count, NotNegative, Seed, check_k, finite, method
 from gscam_lib.model.prompts import Prompt, as_target
 from gscam_lib.trace import Trace
 
@@ -17,31 +18,35 @@ Ranking = Literal[
 Weighting = Literal["softmax", "softmax_chosen", "uniform"]
 
 
+@method(
+    "gScoreCAM", "Chen et al., ACCV", 2022, forward="1 + k", backward="1",
+    as_released={}, parity="4e-7",
+)  # fmt: skip
 def gscorecam(
     trace: Trace,
     prompt: Prompt,
     *,
-    k: int | None = None,
+    k: Count | None = None,
     ranking: Ranking = "mean",
     weighting: Weighting = "softmax",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Tensor:
     """gScoreCAM: ScoreCAM on the k channels of highest mean gradient: (h, w) ≥ 0.
 
+    A (C, h, w) activations, G = ∂s/∂A; S: the k channels of highest mean G_c (signed). For c in S
+    the copy x ⊙ M_c of the preprocessed photo is scored, s_c; M_c is A_c upsampled (bilinear,
+    aligned corners), min-maxed. All other s_c = 0. L = ReLU(Σ_c w_c A_c), w = softmax of s over C.
+
     k: 1 to C; None takes the paper's share, 300 of 3072 channels. ranking: what the channels are
-    ranked by, see `RANKINGS`; seed: for "random". weighting: "softmax" over all C channels, those
-    not chosen scoring 0; "softmax_chosen" over the chosen; "uniform", no scores at all.
+    ranked by, see `RANKINGS`; seed: for "random". weighting: "softmax" as above; "softmax_chosen"
+    over S alone; "uniform", no scores at all.
     On a ViT the released script ranked by the class token's gradient at the last block's output:
     `model.trace(photo, layer=model.vit.blocks[-1].module)` and ranking="class_token". Raises
     ValueError. Chen et al., gScoreCAM: What Objects Is CLIP Looking At?, ACCV 2022.
     """
     k = trace.default_k if k is None else check_k(k, len(trace.activations))
-    if ranking not in RANKINGS:
-        raise ValueError(f"Got ranking={ranking!r}; expected one of {', '.join(RANKINGS)}.")
-    if weighting not in get_args(Weighting):
-        names = ", ".join(get_args(Weighting))
-        raise ValueError(f"Got weighting={weighting!r}; expected one of {names}.")
-    order = RANKINGS[ranking](trace, prompt, seed).argsort(descending=True, stable=True)
+    worth = finite(trace, RANKINGS[ranking](trace, prompt, seed), "ranking")
+    order = worth.argsort(descending=True, stable=True)
     return _combine(trace, prompt, order[:k], weighting)
 
 
@@ -59,9 +64,11 @@ RANKINGS: dict[str, Callable[[Trace, Prompt, int], Tensor]] = {
 """What a channel is worth, (C,), from a trace, a prompt and a seed: the highest are chosen."""
 
 
+@method("ScoreCAM", "Wang et al., CVPR Workshops", 2020, forward="1 + C", as_released={})
 def scorecam(trace: Trace, prompt: Prompt) -> Tensor:
     """ScoreCAM: every channel masks the photo and is weighted by its score: (h, w) ≥ 0.
 
+    L = ReLU(Σ_c w_c A_c), w = softmax over all C channels of s(x ⊙ M_c): `gscorecam` with k = C.
     Wang et al., Score-CAM: Score-Weighted Visual Explanations, CVPR Workshops 2020.
     """
     return _combine(trace, prompt, torch.arange(len(trace.activations)), "softmax")
@@ -71,7 +78,7 @@ def _combine(trace: Trace, prompt: Prompt, chosen: Tensor, weighting: str) -> Te
     """Activations weighted by the scores of the copies that the chosen channels mask."""
     if weighting == "uniform":
         return trace.activations[chosen].mean(0).relu()
-    found = trace.model.scores(trace.masked_embeddings(chosen), prompt).nan_to_num(nan=0.0)
+    found = trace.model.scores(trace.masked_embeddings(chosen), prompt)
     # 0 is next to nothing beside logits of 20, but the most that a log probability can be.
     nothing = weighting == "softmax" and not as_target(prompt).against
     scores = torch.full_like(found[:1], trace.model.logit_bias if nothing else -torch.inf)
@@ -80,16 +87,23 @@ def _combine(trace: Trace, prompt: Prompt, chosen: Tensor, weighting: str) -> Te
     return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()
 
 
+@method("SS-CAM", "Wang et al., arXiv 2006.14255", 2020, forward="1 + N C, N = 35", as_released={})
 def sscam(
-    trace: Trace, prompt: Prompt, *, samples: int = 35, sigma: float = 2.0, seed: int = 0
+    trace: Trace,
+    prompt: Prompt,
+    *,
+    samples: Count = 35,
+    sigma: NotNegative = 2.0,
+    seed: Seed = 0,
 ) -> Tensor:
     """SS-CAM: ScoreCAM, each channel's score a mean over noisy masks: (h, w) ≥ 0.
 
-    samples: copies for each channel; sigma: of the noise added to masks in [0, 1]; seed: of it.
+    L = ReLU(Σ_c w_c A_c), w = softmax over c of mean_n s(x ⊙ (M_c + ε_n)), ε_n normal of deviation
+    σ in each pixel. samples: copies for each channel; sigma: of the noise added to masks in [0, 1];
+    seed: of it.
     Wang et al., SS-CAM: Smoothed Score-CAM, 2020, with noise on the feature map; as in torchcam,
     masks are not min-maxed again after the noise.
     """
-    check_count("samples", samples)
     channels, size = len(trace.activations), trace.model.input_size
 
     def copies(indices: range) -> Tensor:
@@ -107,23 +121,3 @@ def sscam(
 def _generator(seed: int, index: int) -> torch.Generator:
     """One for each copy, so that batches do not change the noise."""
     return torch.Generator().manual_seed(seed * 1_000_003 + index)
-
-
-def check_k(k: int, channels: int) -> int:
-    """Return k as an int, or raise ValueError if it is not a whole number from 1 to channels."""
-    try:
-        whole = int(k.__index__())
-    except AttributeError:
-        whole = 0
-    if isinstance(k, bool) or not 1 <= whole <= channels:
-        raise ValueError(
-            f"Got k={k!r}; expected a whole number of channels from 1 to {channels} (this layer's "
-            "C). k=None takes the paper's share."
-        )
-    return whole
-
-
-def check_count(name: str, count: int) -> None:
-    """Raise ValueError if a number of copies, masks or blocks is not a whole number from 1 on."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"Got {name}={count!r}; expected a whole number from 1 on.")

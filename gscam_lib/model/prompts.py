@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,16 @@ class Target:
     prompts: one sentence, or several whose unit embeddings are averaged (templates); against:
     distractors, which turn the score into the log softmax of the target among them, so that the
     map shows what speaks for it rather than for them; vector: a (D,) vector of the joint space
-    instead of prompts, such as another photo's embedding; name: what results call it.
-    Raises ValueError for empty or missing prompts.
+    instead of prompts, such as another photo's embedding (a copy is kept, and two targets of equal
+    vectors are equal); name: what results call it. Raises ValueError for empty or missing prompts,
+    and for a vector without direction: zero, NaN or infinite.
     """
 
     prompts: str | Sequence[str] = ()
     against: str | Sequence[str] = ()
     vector: Tensor | None = field(default=None, compare=False)
     name: str = ""
-    identity: int = field(default=0, init=False, repr=False)
+    identity: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         prompts, against = _sentences(self.prompts), _sentences(self.against)
@@ -35,9 +39,13 @@ class Target:
             raise ValueError(f"Got {len(prompts)} prompts and {given}; expected one of the two.")
         versus = f" against {', '.join(against)}" if against else ""
         name = self.name or (prompts[0] if prompts else "a vector") + versus
-        for key, value in {"prompts": prompts, "against": against, "name": name}.items():
+        values: dict[str, Any] = {"prompts": prompts, "against": against, "name": name}
+        if self.vector is not None:
+            values["vector"] = vector = _direction(self.vector)
+            content = vector.cpu().double().numpy().tobytes()
+            values["identity"] = hashlib.sha256(content).hexdigest()
+        for key, value in values.items():
             object.__setattr__(self, key, value)
-        object.__setattr__(self, "identity", 0 if self.vector is None else id(self.vector))
 
 
 Prompt: TypeAlias = str | Target
@@ -67,6 +75,21 @@ def check_prompt(prompt: str) -> str:
 
 def _sentences(prompts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(map(check_prompt, [prompts] if isinstance(prompts, str) else prompts))
+
+
+def _direction(vector: Any) -> Tensor:
+    """A copy of a vector of the joint space, or ValueError if it points nowhere."""
+    try:
+        copied: Tensor = torch.as_tensor(vector).detach().clone()
+        good = copied.ndim == 1 and bool(copied.isfinite().all() and copied.any())
+    except (TypeError, ValueError, RuntimeError):
+        good = False
+    if not good:
+        raise ValueError(
+            f"Got a {type(vector).__name__} of shape {tuple(getattr(vector, 'shape', ()))} as "
+            "vector; expected (D,) finite numbers of the joint space that are not all zero."
+        )
+    return copied
 
 
 # ---------------------------------------------------------------- forms of a prompt
@@ -99,11 +122,24 @@ def fill_all(name: str, forms: Iterable[str] = tuple(FORMS.values())) -> tuple[s
     return tuple(fill(form, name) for form in forms)
 
 
+PAIRS = frozenset(
+    "skis scissors glasses sunglasses goggles binoculars jeans trousers pants shorts tights pliers "
+    "tongs tweezers pajamas".split()
+)
+_AN = re.compile(r"(?!eu|ewe|one\b|once|u[st][aeiu]|uni(?![mn])|ukulele)[aeiou]|hour|honest|heir")
+
+
 def with_article(name: str) -> str:
-    """The name with "a" or "an", by its first letter; "skis" and "scissors" come in pairs."""
-    if name in ("skis", "scissors"):
+    """The name with "a" or "an", by its first sound ("an hourglass", "a unicycle").
+
+    What comes in pairs is "a pair of scissors"; a name that begins with an article stays as it is.
+    """
+    words = name.lower().split()
+    if words[0] in ("a", "an", "the"):
+        return name
+    if words[-1] in PAIRS:
         return f"a pair of {name}"
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    return f"{'an' if _AN.match(words[0]) else 'a'} {name}"
 
 
 def best_prompt(candidates: Sequence[str], logits: Sequence[Sequence[float]] | Any) -> str:
@@ -146,21 +182,43 @@ FILLERS = frozenset(
 
 
 def unknown_words(prompt: str, vocabulary: frozenset[str]) -> tuple[str, ...]:
-    """Words of the prompt that no vocabulary name covers, longest names matched first."""
-    words = re.findall(r"[\w'’.-]*\w", prompt.lower())
-    longest = max((len(name.split()) for name in vocabulary), default=1)
+    """Words of the prompt that no vocabulary name covers, longest names matched first.
+
+    Pictures and other signs count as words, punctuation does not. A prompt in which no name occurs
+    ("a photo of a", "???") is unknown as a whole.
+    """
+    words, names = _words(prompt), _names(vocabulary)
+    longest = max((len(name.split()) for name in names), default=1)
     unknown: list[str] = []
+    found = False
     i = 0
     while i < len(words):
         for n in range(min(longest, len(words) - i), 0, -1):
-            if any(form in vocabulary for form in _singular(" ".join(words[i : i + n]))):
+            if any(form in names for form in _singular(" ".join(words[i : i + n]))):
+                found = True
                 i += n
                 break
         else:
             if words[i] not in FILLERS:
                 unknown.append(words[i])
             i += 1
-    return tuple(unknown)
+    return tuple(unknown) if unknown or found else (prompt.strip(),)
+
+
+def _words(text: str) -> list[str]:
+    """Words, and signs that are no punctuation; "box / carton" is two words, "t-shirt" one."""
+    found = re.finditer(r"(\w+(?:['’.-]\w+)*)|[^\w\s]+", text.lower())
+    return [m[0] for m in found if m[1] or not all(map(_is_punctuation, m[0]))]
+
+
+def _is_punctuation(sign: str) -> bool:
+    return sign.isascii() or unicodedata.category(sign).startswith("P")
+
+
+@lru_cache(maxsize=8)
+def _names(vocabulary: frozenset[str]) -> frozenset[str]:
+    """The names as `_words` writes them, so that each model knows its own."""
+    return frozenset(" ".join(_words(name)) for name in vocabulary)
 
 
 def _singular(name: str) -> list[str]:
