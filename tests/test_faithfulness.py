@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import convolve, gaussian_filter
 
 import gscam_lib as gs
-from gscam_lib.evaluation import metrics
+from gscam_lib.evaluation import faithfulness, metrics
 from gscam_lib.evaluation.faithfulness import (
     cascade,
     deletion,
@@ -54,6 +55,41 @@ def test_curves_begin_and_end_where_they_should(model, photo):
     assert deleted[0] == pytest.approx(trace.logit("a dog"), abs=1e-3)
     assert len(inserted) == len(deleted) == -(-(model.input_size**2) // 2000) + 1
     assert inserted[0] != pytest.approx(deleted[-1], abs=1e-3)  # blurred, and nothing at all
+
+
+def test_the_blurs_of_insertion(resnet_trace):
+    """RISE's: a dirac that SciPy smooths in 11 × 11, then a convolution with zeros around."""
+    point = np.zeros((11, 11))
+    point[5, 5] = 1
+    kernel = gaussian_filter(point, 5)
+    assert kernel.max() / kernel.min() < 1.15  # nearly a box
+    pixels = resnet_trace.pixels.double().numpy()
+    expected = np.stack([convolve(c, kernel, mode="constant") for c in pixels])
+    np.testing.assert_allclose(
+        faithfulness._blurred(resnet_trace.pixels, "rise"), expected, atol=1e-5
+    )
+    x = np.exp(-(np.arange(-5, 6) ** 2) / 50)
+    ours = np.outer(x, x) / x.sum() ** 2
+    expected = np.stack([convolve(c, ours, mode="mirror") for c in pixels])
+    np.testing.assert_allclose(
+        faithfulness._blurred(resnet_trace.pixels, "gaussian"), expected, atol=1e-5
+    )
+
+
+def test_insertion_names_its_blur(resnet_trace):
+    values = np.random.default_rng(3).random((40, 70)).astype(np.float32)
+    curves = {
+        b: insertion(resnet_trace, "a dog", values, blur=b, step=4000) for b in ("gaussian", "rise")
+    }
+    assert curves["gaussian"][-1] == pytest.approx(curves["rise"][-1])  # both end in the photo
+    assert curves["gaussian"][0] != pytest.approx(curves["rise"][0], abs=1e-4)
+    usual = insertion(resnet_trace, "a dog", values, step=4000)
+    np.testing.assert_array_equal(usual, curves["gaussian"])
+    with pytest.raises(ValueError, match="gaussian or rise"):
+        insertion(resnet_trace, "a dog", values, blur="box")
+    for bad in (values[0], values * np.nan, "map", None):
+        with pytest.raises(ValueError, match=r"expected the \(H, W\) finite values"):
+            deletion(resnet_trace, "a dog", bad)
 
 
 def test_probabilities_against_distractors(resnet_trace):

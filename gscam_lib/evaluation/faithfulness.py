@@ -7,11 +7,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,23 +26,32 @@ from gscam_lib.trace.model import Model
 
 # ---------------------------------------------------------------- insertion and deletion
 
+Blur = Literal["gaussian", "rise"]
+"""What insertion begins with."""
+
 
 def insertion(
     trace: Trace,
     prompt: Prompt,
     values: np.ndarray[Any, Any],
     *,
+    blur: Blur = "gaussian",
     step: int | None = None,
     batch_size: int | None = None,
 ) -> np.ndarray[Any, Any]:
     """Scores while the hottest pixels come first into the blurred photo: (steps + 1,).
 
-    values: a heatmap's, of any size; step: pixels of the S × S input that change at a time (None:
-    S, as in RISE); batch_size: None takes the trace's. The scores are logits, or probabilities for
-    targets held against distractors. `metrics.area_under` gives the AUC: the higher, the better.
-    The blur is 11 × 11, σ = 5, on the preprocessed pixels. Petsiuk et al., RISE, BMVC 2018.
+    values: a heatmap's, of any size; blur: 11 × 11, σ = 5, on the preprocessed pixels: "gaussian",
+    reflected at the border, or "rise", the released code's kernel, which is nearly a box and takes
+    what lies outside for 0; step: pixels of the S × S input that change at a time (None: S, as in
+    RISE); batch_size: None takes the trace's. The scores are logits, or probabilities for targets
+    held against distractors. `metrics.area_under` gives the AUC: the higher, the better.
+    Raises ValueError. Petsiuk et al., RISE, BMVC 2018.
     """
-    return _curve(trace, prompt, values, _blurred(trace.pixels), trace.pixels, step, batch_size)
+    if blur not in get_args(Blur):
+        raise ValueError(f"Got blur={blur!r}; expected {' or '.join(get_args(Blur))}.")
+    start = _blurred(trace.pixels, blur)
+    return _curve(trace, prompt, values, start, trace.pixels, step, batch_size, blur)
 
 
 def deletion(
@@ -57,7 +67,7 @@ def deletion(
     values, step and scores: as for `insertion`. Petsiuk et al., RISE, BMVC 2018.
     """
     empty = torch.zeros_like(trace.pixels)
-    return _curve(trace, prompt, values, trace.pixels, empty, step, batch_size)
+    return _curve(trace, prompt, values, trace.pixels, empty, step, batch_size, "empty")
 
 
 def _curve(
@@ -68,8 +78,14 @@ def _curve(
     after: Tensor,
     step: int | None,
     batch_size: int | None,
+    ground: str,
 ) -> np.ndarray[Any, Any]:
     size = trace.model.input_size
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.isfinite(values).all():
+        raise ValueError(
+            f"Got {type(values).__name__} of shape {np.shape(values)}; expected the (H, W) finite "
+            "values of a heatmap."
+        )
     step = size if step is None else step
     if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= size * size:
         raise ValueError(f"Got step={step!r}; expected a number of pixels from 1 to {size * size}.")
@@ -81,7 +97,6 @@ def _curve(
         return torch.where(place < shown, after, before)
 
     # The copies depend on the map alone: one that serves several prompts is embedded once.
-    ground = "blurred" if after is trace.pixels else "empty"
     key = ("curve", ground, step, hashlib.sha256(place.cpu().numpy().tobytes()).digest())
     embeddings = trace.keep(
         key, lambda: trace.embed_copies(copies, count + 1, batch_size=batch_size)
@@ -105,11 +120,14 @@ def _places(values: np.ndarray[Any, Any], size: int) -> Tensor:
     return torch.from_numpy(place.reshape(size, size))
 
 
-def _blurred(pixels: Tensor) -> Tensor:
-    """(3, S, S) blurred by a Gaussian, σ = 5, cut to 11 × 11."""
-    x = torch.arange(-5, 6).to(pixels)
-    kernel = (-0.5 * (x / 5) ** 2).softmax(0)
-    padded = F.pad(pixels[:, None], (5,) * 4, mode="reflect")
+def _blurred(pixels: Tensor, blur: Blur) -> Tensor:
+    """(3, S, S) blurred by 11 × 11 pixels, σ = 5; see `insertion`."""
+    if blur == "rise":  # a point smoothed in 11 pixels whose border reflects what runs over it
+        kernel = torch.from_numpy(gaussian_filter1d(np.eye(11)[5], 5)).to(pixels)
+    else:
+        kernel = (-0.5 * (torch.arange(-5, 6).to(pixels) / 5) ** 2).softmax(0)
+    mode = "constant" if blur == "rise" else "reflect"
+    padded = F.pad(pixels[:, None], (5,) * 4, mode=mode)
     across = F.conv2d(padded, kernel[None, None, None, :])
     return F.conv2d(across, kernel[None, None, :, None])[:, 0]
 
