@@ -38,8 +38,8 @@ def read_method(text: str, k: int | None = None) -> tuple[str, dict[str, Any]]:
             preset = _as_released(name)
         elif not (option and equals and value) or option in given:
             raise ValueError(
-                f"Got the method {text!r}; expected a name, or a name and options, each once, such "
-                "as 'gscorecam:ranking=variance:k=50'."
+                f"Got the method {text!r}; expected a name, or a name and options such as "
+                "'gscorecam:ranking=variance:k=50', each once."
             )
         else:
             given[option] = value

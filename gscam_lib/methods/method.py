@@ -122,12 +122,14 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         return taken
     given = ", ".join(f"{option}={options[option]!r}" for option in bad)
     takes = "; ".join(f"{option}, {_words(kind)}" for option, kind in kinds.items())
+    unknown = [option for option in bad if option not in kinds]
     where = []
-    for option in [option for option in bad if option not in kinds]:
+    for option in unknown:
         takers = [m.name for m in METHODS.values() if option in m.options]
         where.append(f" Methods that take {option}: {', '.join(takers) or 'none'}.")
+    lacks = f", which takes no {' and no '.join(unknown)}" if unknown else ""
     raise ValueError(
-        f"Got {given} for '{name}', which takes {takes or 'no options'}.{''.join(where)}"
+        f"Got {given} for '{name}'{lacks}. Its options: {takes or 'none'}.{''.join(where)}"
     )
 
 
