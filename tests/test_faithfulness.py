@@ -132,7 +132,9 @@ class BlotClip(torch.nn.Module):
 
 
 def test_a_perfect_map_wins_and_an_inverted_one_loses():
-    model = gs.Model(BlotClip(), lambda texts, context_length: torch.zeros(len(texts), 4))
+    model = gs.Model(
+        BlotClip(), lambda texts, context_length: torch.zeros(len(texts), context_length)
+    )
     photo = np.full((64, 64, 3), 127, np.uint8)  # grey, as what is deleted, but for the blot
     photo[:16, :16] = 0
     trace = model.trace(photo)

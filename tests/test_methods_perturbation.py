@@ -49,19 +49,28 @@ def test_rise_with_all_masks_is_the_exact_expectation(vit, trace, monkeypatch, p
 
 
 def test_rise_draws_as_it_says():
-    grids, shifts = perturbation._grids(4000, 8, 0.1, 28, seed=0)
+    grids, shifts = perturbation._grids(4000, 8, 0.1, (28, 28), seed=0)
     assert grids.shape == (4000, 8, 8)
     assert set(grids.unique().tolist()) == {0.0, 1.0}
     assert float(grids.mean()) == pytest.approx(0.1, abs=0.005)
     assert (shifts.min(), shifts.max()) == (0, 27)
-    masks = perturbation._rise_masks(grids[:3], shifts[:3] % 8, 64)
+    masks = perturbation._rise_masks(grids[:3], shifts[:3] % 8, (64, 64))
     for mask, grid, shift in zip(masks, grids.numpy(), shifts.tolist(), strict=False):
         expected = naive.rise_mask(grid, [s % 8 for s in shift], 64)
         np.testing.assert_allclose(mask, expected, atol=1e-5)
 
 
+def test_rise_on_an_input_that_is_not_square():
+    grids, shifts = perturbation._grids(4000, 4, 0.5, (8, 24), seed=0)
+    assert shifts.amax(0).tolist() == [7, 23]
+    masks = perturbation._rise_masks(grids[:2], torch.zeros(2, 2, dtype=torch.long), (32, 96))
+    assert masks.shape == (2, 32, 96)
+    square = perturbation._rise_masks(grids[:2], torch.zeros(2, 2, dtype=torch.long), (96, 96))
+    torch.testing.assert_close(masks[:, 4], square[:, 13:15].mean(1), atol=0.02, rtol=0)
+
+
 def test_rise_adds_up_every_mask(vit, trace):
-    grids, shifts = perturbation._grids(30, 4, 0.3, 16, seed=2)
+    grids, shifts = perturbation._grids(30, 4, 0.3, (16, 16), seed=2)
     total = np.zeros((64, 64))
     for grid, shift in zip(grids.numpy(), shifts.tolist(), strict=True):
         mask = naive.rise_mask(grid, shift, 64)

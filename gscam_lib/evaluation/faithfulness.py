@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from gscam_lib.evaluation.metrics import rank_correlation, similarity
 from gscam_lib.heatmaps import heatmap
 from gscam_lib.methods import read_method
-from gscam_lib.model.photo import ImageLike
+from gscam_lib.model.photo import Geometry, ImageLike
 from gscam_lib.model.prompts import Prompt, as_target
 from gscam_lib.trace import Trace
 from gscam_lib.trace.model import Model
@@ -80,17 +80,17 @@ def _curve(
     batch_size: int | None,
     ground: str,
 ) -> np.ndarray[Any, Any]:
-    size = trace.model.input_size
+    size = trace.pixels.shape[1] * trace.pixels.shape[2]
     if not isinstance(values, np.ndarray) or values.ndim != 2 or not np.isfinite(values).all():
         raise ValueError(
             f"Got {type(values).__name__} of shape {np.shape(values)}; expected the (H, W) finite "
             "values of a heatmap."
         )
-    step = size if step is None else step
-    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= size * size:
-        raise ValueError(f"Got step={step!r}; expected a number of pixels from 1 to {size * size}.")
-    place = _places(values, size).to(trace.pixels.device)
-    count = -(-size * size // step)
+    step = trace.model.input_size if step is None else step
+    if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= size:
+        raise ValueError(f"Got step={step!r}; expected a number of pixels from 1 to {size}.")
+    place = _places(values, trace.geometry).to(trace.pixels.device)
+    count = -(-size // step)
 
     def copies(indices: range) -> Tensor:
         shown = torch.tensor(indices, device=place.device)[:, None, None, None] * step
@@ -106,18 +106,27 @@ def _curve(
     return np.asarray(scores.cpu().numpy(), dtype=np.float64)
 
 
-def _places(values: np.ndarray[Any, Any], size: int) -> Tensor:
+def _places(values: np.ndarray[Any, Any], geometry: Geometry) -> Tensor:
     """The place of each pixel of the input in the order of the heat, hottest 0: (S, S).
 
     Where pixels are equally hot the order is arbitrary but fixed, and follows no direction.
     """
     image = Image.fromarray(np.ascontiguousarray(values, dtype=np.float32))
-    heat = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).ravel()
+    if geometry.fit == "squash":
+        image = image.resize(geometry.input, Image.Resampling.BILINEAR)
+    elif image.size == (geometry.width, geometry.height):
+        image = replace(geometry, interpolation="bilinear", fill=0).to_input(image)
+    else:
+        raise ValueError(
+            f"Got values of shape {values.shape}; where a photo is not squashed they must have its "
+            f"size, {(geometry.height, geometry.width)}."
+        )
+    heat = np.asarray(image).ravel()
     shuffled = np.random.default_rng(0).permutation(heat.size)
     order = shuffled[np.argsort(-heat[shuffled], kind="stable")]
     place = np.empty(heat.size, dtype=np.int64)
     place[order] = np.arange(heat.size)
-    return torch.from_numpy(place.reshape(size, size))
+    return torch.from_numpy(place.reshape(image.height, image.width))
 
 
 def _blurred(pixels: Tensor, blur: Blur) -> Tensor:

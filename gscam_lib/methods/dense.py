@@ -61,8 +61,9 @@ def _last_map(trace: Trace) -> Tensor:
     """What the attention pooling of a ResNet pools, wherever the trace was taken: (C, h, w)."""
     if trace.layer.name == "layer4":
         return trace.activations
-    layer = find_layer(trace.model.network.visual, "layer4", trace.model.input_size)
-    return Trace(trace.model, trace.photo, layer).activations
+    size = trace.pixels.shape[1], trace.pixels.shape[2]
+    layer = find_layer(trace.model.network.visual, "layer4", size)
+    return Trace(trace.model, trace.photo, layer, preprocess=trace.preprocessing).activations
 
 
 @method(

@@ -134,9 +134,10 @@ def fullgrad(trace: Trace, prompt: Prompt) -> Tensor:
     with torch.enable_grad(), trace.model.running():
         score = trace.model.scores(embedding, prompt)[0]
         at_input, *grads = torch.autograd.grad(score, [pixels, *outputs], retain_graph=True)
-    total = _rescaled((at_input * pixels.detach())[0], trace.model.input_size)
+    size = trace.pixels.shape[1:]
+    total = _rescaled((at_input * pixels.detach())[0], size)
     for bias, grad in zip(biases, grads, strict=True):
-        total = total + _rescaled(grad[0] * bias[:, None, None], trace.model.input_size)
+        total = total + _rescaled(grad[0] * bias[:, None, None], size)
     return total
 
 
@@ -159,10 +160,10 @@ def _biases(visual: nn.Module) -> tuple[list[nn.Module], list[Tensor]]:
     return sites, biases
 
 
-def _rescaled(maps: Tensor, size: int) -> Tensor:
+def _rescaled(maps: Tensor, size: torch.Size) -> Tensor:
     """|maps| (C, h, w), each min-maxed and resized, and their sum: (S, S)."""
     maps = maps.abs()
     maps = maps - maps.amin((1, 2), keepdim=True)
     maps = maps / (maps.amax((1, 2), keepdim=True) + 1e-7)
     # Resizing is linear, so the sum may come first.
-    return F.interpolate(maps.sum(0)[None, None], (size, size), mode="bilinear")[0, 0]
+    return F.interpolate(maps.sum(0)[None, None], size, mode="bilinear")[0, 0]

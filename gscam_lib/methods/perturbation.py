@@ -50,8 +50,7 @@ def groupcam(
     background = torch.zeros_like(trace.pixels) if blur is None else _blurred(trace, blur)
 
     def enlarged(some: Tensor) -> Tensor:
-        size = (trace.model.input_size,) * 2
-        return F.interpolate(some[:, None], size, mode="bilinear")[:, 0]
+        return F.interpolate(some[:, None], trace.pixels.shape[1:], mode="bilinear")[:, 0]
 
     def copies(indices: range) -> Tensor:
         large = enlarged(maps[indices])
@@ -80,7 +79,7 @@ def _kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
 
 def _blurred(trace: Trace, sigma: float) -> Tensor:
     """The preprocessed photo blurred by a Gaussian cut to 51 × 51: (3, S, S)."""
-    reach = min(25, trace.model.input_size - 1)  # padding by reflection cannot go further
+    reach = min(25, min(trace.pixels.shape[1:]) - 1)  # padding by reflection cannot go further
     x = torch.arange(-reach, reach + 1).to(trace.pixels)
     kernel = (-0.5 * (x / sigma) ** 2).softmax(0)
     padded = F.pad(trace.pixels[:, None], (reach,) * 4, mode="reflect")
@@ -106,8 +105,8 @@ def rise(
     authors' code mirrors) and shifted at random; seed: of the masks, which serve every prompt.
     Petsiuk et al., RISE, BMVC 2018, equation 6. Defaults: gScoreCAM's, ACCV 2022.
     """
-    size = trace.model.input_size
-    grids, shifts = _grids(masks, cells, p, math.ceil(size / cells), seed)
+    size = trace.pixels.shape[1], trace.pixels.shape[2]
+    grids, shifts = _grids(masks, cells, p, _cell(size, cells), seed)
 
     def copies(indices: range) -> Tensor:
         masks = _rise_masks(grids[indices], shifts[indices], size)
@@ -128,20 +127,31 @@ def rise(
     return lifted(total / (len(grids) * p))
 
 
-def _grids(count: int, cells: int, p: float, cell: int, seed: int) -> tuple[Tensor, Tensor]:
+def _cell(size: tuple[int, int], cells: int) -> tuple[int, int]:
+    """Height and width of a cell in pixels."""
+    return math.ceil(size[0] / cells), math.ceil(size[1] / cells)
+
+
+def _grids(
+    count: int, cells: int, p: float, cell: tuple[int, int], seed: int
+) -> tuple[Tensor, Tensor]:
     """Open cells (N, cells, cells), 0 or 1, and how far each mask is shifted (N, 2), in pixels."""
     generator = torch.Generator().manual_seed(seed)
     grids = (torch.rand((count, cells, cells), generator=generator) < p).float()
-    return grids, torch.randint(0, cell, (count, 2), generator=generator)
+    shifts = torch.randint(0, cell[0], (count, 2), generator=generator)
+    if cell[1] != cell[0]:
+        shifts[:, 1] = torch.randint(0, cell[1], (count,), generator=generator)
+    return grids, shifts
 
 
-def _rise_masks(grids: Tensor, shifts: Tensor, size: int) -> Tensor:
-    """Masks (n, S, S): the grid, one cell larger than the photo, cut out at its shift."""
+def _rise_masks(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks (n, *size): the grid, one cell larger than the photo, cut out at its shift."""
     cells = grids.shape[-1]
-    large = (cells + 1) * math.ceil(size / cells)
-    up = F.interpolate(grids[:, None], (large, large), mode="bilinear")[:, 0]
-    cuts = [m[y : y + size, x : x + size] for m, (y, x) in zip(up, shifts.tolist(), strict=True)]
-    return torch.stack(cuts)
+    rows, columns = size
+    large = [(cells + 1) * side for side in _cell(size, cells)]
+    up = F.interpolate(grids[:, None], large, mode="bilinear")[:, 0]
+    cuts = zip(up, shifts.tolist(), strict=True)
+    return torch.stack([mask[y : y + rows, x : x + columns] for mask, (y, x) in cuts])
 
 
 @method(

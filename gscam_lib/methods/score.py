@@ -104,11 +104,11 @@ def sscam(
     Wang et al., SS-CAM: Smoothed Score-CAM, 2020, with noise on the feature map; as in torchcam,
     masks are not min-maxed again after the noise.
     """
-    channels, size = len(trace.activations), trace.model.input_size
+    channels, size = len(trace.activations), trace.pixels.shape[1:]
 
     def copies(indices: range) -> Tensor:
         masks = trace.masks([i // samples for i in indices])
-        noise = [torch.randn((size, size), generator=_generator(seed, i)) for i in indices]
+        noise = [torch.randn(size, generator=_generator(seed, i)) for i in indices]
         noisy = masks + sigma * torch.stack(noise).to(masks)
         return trace.pixels * noisy[:, None]
 
