@@ -72,8 +72,8 @@ def load_model(
     is one. precision: of the image tower, "fp32", "tf32" (CUDA alone), "bf16" or "fp16"; compile:
     run masked copies through torch.compile. What both change in maps and boxes is measured by
     `make bench`. preprocess: "squash" (the whole photo, as in the paper), "model" (as it was
-    trained) or "paper" (a bilinear squash). No code in a file is ever run. Raises ValueError for what is no CLIP and FileNotFoundError for what is
-    not here.
+    trained) or "paper" (a bilinear squash). No code in a file is ever run. Raises ValueError for
+    what is no CLIP and FileNotFoundError for what is not here.
     """
     if isinstance(what, Network):
         raise ValueError(f"Got {what!r}, which is loaded already; it has all that Models have.")
