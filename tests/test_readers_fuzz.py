@@ -252,7 +252,7 @@ cells = st.one_of(words, st.sampled_from(["", "1.png", "../1.png", "/1.png", "na
                                           "5", "9", '"', "a,b", "é", "猫"]))  # fmt: skip
 heads = st.sampled_from([
     "file prompt x0 y0 x1 y1", "file prompt x y w h", "file prompt image_id", "file prompt bbox",
-    "file object written_text", "file prompt xmin ymin xmax", "prompt category", "file prompt weather",
+    "file object written_text", "file prompt xmin ymin xmax", "prompt category", "file prompt sky",
 ]).map(str.split)  # fmt: skip
 SOUND = {"x0": "0", "y0": "1", "x": "0", "y": "1", "x1": "5", "y1": "6", "w": "3", "h": "3"}
 
