@@ -354,10 +354,16 @@ def test_other_encodings_name_file_line_and_remedy(tmp_path):
         csv(tmp_path, "file,prompt\n1.png,a café\n", "cp1252")
 
 
-def test_an_id_of_two_files_names_both_and_their_lines(tmp_path):
-    text = "file,prompt,image_id\na/1.png,a cat,1\nb/1.png,a cat,1\n"
-    with pytest.raises(DataError, match=r"'1' is of a/1\.png \(line 2\) and b/1\.png \(line 3\)"):
-        csv(tmp_path, text)
+def test_files_that_share_an_id_are_told_apart_and_named(tmp_path):
+    text = "file,prompt,image_id\na/1.png,a cat,1\nb/1.png,a cat,1\nb/2.png,a cat,2\n"
+    data = csv(tmp_path, text)
+    assert [e.image_id for e in data] == ["a/1.png", "b/1.png", "2"]
+    (finding,) = data.findings
+    assert finding.where == "'1' is of a/1.png (line 2) and b/1.png (line 3)"
+    assert finding.severity == "noted"
+
+
+def test_one_prompt_for_two_categories_is_two_questions_and_other_columns_are_named(tmp_path):
     text = "file,prompt,category\n1.png,a pet,cat\n1.png,a pet,dog\n"
     assert [e.category for e in csv(tmp_path, text)] == ["cat", "dog"]
     (finding,) = csv(tmp_path, "file,prompt,Weather\n1.png,a,sun\n").findings

@@ -48,7 +48,7 @@ def read(
     if form == "csv":
         return read_csv(root, annotations)
     if form == "wsol":
-        names = Path(annotations) / "class_names.txt"
+        names = Path(annotations).expanduser() / "class_names.txt"
         if names.is_file():
             class_names = read_text(names).splitlines()
         elif class_names is None:

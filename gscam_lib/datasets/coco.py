@@ -31,7 +31,8 @@ class CocoDataset(Sequence[Example]):
     """
 
     def __init__(self, root: Path | str, annotations: Path | str, *, name: str = "coco") -> None:
-        self.root, self.file, self.name = Path(root), Path(annotations), name
+        self.root, self.file = Path(root).expanduser(), Path(annotations).expanduser()
+        self.name = name
         for path, what in ((self.root, "folder of images"), (self.file, "instances file")):
             if not path.exists():
                 raise FileNotFoundError(f"No {what} at {path}. Expected COCO's images and JSON.")

@@ -55,14 +55,15 @@ def _header(image: Image.Image) -> Header:
     return Header(image.size, orientation if orientation in range(1, 9) else 1)
 
 
-def placed(example: Example) -> Example:
+def placed(example: Example, seen: tuple[int, int] | None = None) -> Example:
     """The same question with its truth in the pixels of the photo as it is seen.
 
     Where the data set's size is that of the photo as stored, before EXIF turns it, boxes and mask
-    are turned with it. Raises ValueError where the data set speaks of a photo of another size, and
-    FileNotFoundError and ValueError as `header`.
+    are turned with it. seen: the upright photo's (width, height) where it is known; the header is
+    read only where they differ. Raises ValueError where the data set speaks of a photo of another
+    size, and FileNotFoundError and ValueError as `header`.
     """
-    if example.photo_size is None:
+    if example.photo_size is None or example.photo_size == seen:
         return example
     found = header(example.image)
     if wrong := mismatch(example.photo_size, found):

@@ -37,27 +37,33 @@ class Row:
 def read_csv(root: Path | str, table: Path | str, *, name: str = "csv") -> Examples:
     """Examples from a folder of photos and a CSV with the columns file and prompt.
 
-    Optional columns: category, image_id, and a box in half-open pixels: x0, y0, x1, y1 (or xmin …,
+    Optional columns: category, image_id (ids that several files share are replaced by the files'
+    names, and `findings` says so), and a box in half-open pixels: x0, y0, x1, y1 (or xmin …,
     x1, y1, x2, y2, left …) or x, y, w, h; rows with the same file and prompt are boxes of one
     Example. Separated by commas, semicolons or tabs. Raises FileNotFoundError, and ValueError
-    naming the line: of boxes that are none, names outside the root, ids that two photos share.
+    naming the line: of boxes that are none, names outside the root.
     """
-    root, path = existing(root), Path(table)
+    root, path = existing(root), Path(table).expanduser()
     columns, rows = read_rows(path, needed=("file", "prompt"))
     corners, sized = _box_columns(path, columns)
     found: list[Finding] = []
     faulty: list[str] = []
     grouped: dict[tuple[str, ...], list[BoxLike]] = defaultdict(list)
+    shared = _shared_ids(rows)
     for row in rows:
-        file, prompt = row["file"], row["prompt"]
-        key = (file, prompt, row["category"] or prompt, row["image_id"] or file)
+        file, prompt, image_id = row["file"], row["prompt"], row["image_id"]
+        if image_id in shared:
+            image_id = file
+        key = (file, prompt, row["category"] or prompt, image_id or file)
         try:
             box = _box([row[column] for column in corners], sized)
             grouped[key] += [] if box is None else [box]
         except ValueError as error:
             faulty.append(f"line {row.line} ({file}: {error})")
     found += listed("refused", "There are boxes that are none", faulty, "Correct them.")
-    found += _files(rows) + _ids(rows)
+    found += _files(rows)
+    found += listed("noted", "There are files that share an image id", list(shared.values()),
+                    "Their names are used as ids.")  # fmt: skip
     unknown = [c for c in columns if c not in KNOWN and c not in corners]
     found += listed("noted", "There are columns of other meaning", unknown, "They are not read.")
     if any(f.severity == "refused" for f in found):
@@ -160,10 +166,11 @@ def read_text(path: Path) -> str:
 
 
 def existing(folder: Path | str) -> Path:
-    """The folder. Raises FileNotFoundError where it is none."""
-    if not Path(folder).is_dir():
+    """The folder, its ~ resolved. Raises FileNotFoundError where it is none."""
+    found = Path(folder).expanduser()
+    if not found.is_dir():
         raise FileNotFoundError(f"No folder at {folder}.")
-    return Path(folder)
+    return found
 
 
 def _box_columns(path: Path, columns: Sequence[str]) -> tuple[list[str], bool]:
@@ -199,18 +206,16 @@ def _files(rows: Sequence[Row]) -> list[Finding]:
     return listed("refused", "There are file names outside the folder of images", out, action)
 
 
-def _ids(rows: Sequence[Row]) -> list[Finding]:
-    """Image ids of two files: the lines of both."""
+def _shared_ids(rows: Sequence[Row]) -> dict[str, str]:
+    """Image ids of several files, as where numbers restart in each folder: files and lines."""
     files: dict[str, dict[str, int]] = defaultdict(dict)
     for row in rows:
         files[row["image_id"] or row["file"]].setdefault(row["file"], row.line)
-    shared = [
-        f"{i!r} is of " + " and ".join(f"{file} (line {line})" for file, line in of.items())
+    return {
+        i: f"{i!r} is of " + " and ".join(f"{file} (line {line})" for file, line in of.items())
         for i, of in files.items()
         if len(of) > 1
-    ]
-    action = "Give each file its own id, or leave the column out."
-    return listed("refused", "There are files that share an image id", shared, action)
+    }
 
 
 def _twice(rows: Sequence[Row]) -> list[Finding]:
