@@ -185,13 +185,6 @@ def test_curves_of_what_is_no_method_differ():
     assert one.get_marker() != two.get_marker()
 
 
-def test_curve_runs_from_nothing_to_all():
-    ax = charts.curve([0.1, 0.5, 0.9], label="Grad-CAM")
-    assert ax.lines[0].get_xdata().tolist() == [0, 0.5, 1]
-    assert ax.lines[0].get_ydata().tolist() == [0.1, 0.5, 0.9]
-    assert mpl.colors.same_color(ax.lines[0].get_color(), figures.look("gradcam").color)
-
-
 def test_randomization_begins_at_one():
     found = [
         Randomized(stage, image, "a dog", method, value, 0.5, False)

@@ -293,7 +293,7 @@ def test_gallery_wraps_and_greys_the_controls(photo, heat):
     assert len(shown[1].patches) == 4  # truth and box, each with its rim
     assert len(shown[5].patches) == 0
     below = ["".join(t.get_text() for t in ax.texts) for ax in shown]
-    assert below == ["logit 20.0", "IoU 1.00", "", "", "", "logit 20.0", "logit 1.0"]
+    assert below == ["logit 20.0", "IoU 1.00", "", "", "logit 20.0", "", "logit 1.0"]
 
 
 def test_environment_names_packages_and_weights(resnet):

@@ -226,20 +226,6 @@ def curves(
     return ax
 
 
-def curve(scores: Values, *, label: str = "", ax: Axes | None = None) -> Axes:
-    """An insertion or deletion curve over the share of pixels changed, its area shaded.
-
-    label: the method, which gives the colour.
-    """
-    ax = _axes(ax)
-    x, (color, _, line) = np.linspace(0, 1, len(scores)), look(label)
-    sns.lineplot(x=x, y=np.asarray(scores), color=color, linestyle=line, label=label or None,
-                 legend=bool(label), errorbar=None, ax=ax)  # fmt: skip
-    ax.fill_between(x, scores, min(0.0, float(np.min(scores))), color=color, alpha=0.1, lw=0)
-    ax.set(xlabel="share of pixels changed, hottest first", ylabel="score")
-    return ax
-
-
 def randomization(
     found: Iterable[Any],
     column: str = "rank_correlation",

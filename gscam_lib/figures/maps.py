@@ -24,13 +24,12 @@ from gscam_lib.figures.words import readable
 Array = np.ndarray[Any, Any]
 BOX_COLOR, TRUTH_COLOR = "#5CF2FF", "#FFFFFF"  # seen on inferno; white, and dashed, for the truth
 OPACITY = 0.75
+COLORS = "inferno"  # even steps of heat are even steps to the eye, colour-blind ones too
 ROWS = 256  # of a photo that are mixed at a time
 SCREEN = 1600  # pixels of the longer side that are drawn: 300 dpi on five inches
 
 
-def overlay(
-    photo: Array, values: Array, *, cmap: str = "inferno", opacity: float = OPACITY
-) -> Array:
+def overlay(photo: Array, values: Array, *, opacity: float = OPACITY) -> Array:
     """Lay a (H, W) heatmap in [0, 1] over a (H, W, 3) uint8 photo: (H, W, 3) uint8.
 
     The photo keeps its own colours where the heat is 0; the hotter, the more the map's colour
@@ -38,7 +37,7 @@ def overlay(
     stays clear. Raises ValueError where the sizes differ.
     """
     _check_sizes(photo, values)
-    colors = 255 * mpl.colormaps[cmap](np.arange(256))[:, :3].astype(np.float32)
+    colors = 255 * mpl.colormaps[COLORS](np.arange(256))[:, :3].astype(np.float32)
     mixed = np.empty_like(photo)
     for i in range(0, len(photo), ROWS):  # large photos would take gigabytes in one piece
         v, part = values[i : i + ROWS, :, None].astype(np.float32), photo[i : i + ROWS]
@@ -96,7 +95,7 @@ def show_heatmap(
     _check_sizes(photo, heat.values)
     values = _reduced(heat.values.astype(np.float32, copy=False)).clip(0, 1)
     if beside:
-        ax = _show(values, heat.values.shape, ax, cmap="inferno", vmin=0, vmax=1)
+        ax = _show(values, heat.values.shape, ax, cmap=COLORS, vmin=0, vmax=1)
     else:
         ax = _show(overlay(_reduced(photo), values), heat.values.shape, ax)
     if box is not None:
@@ -142,7 +141,7 @@ def _wrapped(text: str, width: int = 34) -> str:
 
 def _color_bar(figure: Figure, axes: Any, beside: bool) -> None:
     """What the colours mean, once for all maps of a figure: as on white paper, where overlaid."""
-    shades = mpl.colormaps["inferno"](np.linspace(0, 1, 256))
+    shades = mpl.colormaps[COLORS](np.linspace(0, 1, 256))
     if not beside:
         white = np.full((1, 256, 3), 255, np.uint8)
         shades = overlay(white, np.linspace(0, 1, 256)[None])[0] / 255
@@ -203,12 +202,15 @@ def panels(
 
 
 def _logits(heats: Sequence[Heatmap]) -> tuple[str, list[str]]:
-    """What stands below the photo and below each map: the logit once where all maps are of one."""
+    """The logit that most maps share, for below the photo; below a map, one of its own, and flat.
+
+    Where maps of one prompt differ in it, they are of different models.
+    """
     flat = ["flat map" if heat.flat else "" for heat in heats]
     texts = [f"logit {heat.logit:.1f}".replace("-", "−") for heat in heats]
-    if len(set(texts)) == 1:
-        return texts[0], flat
-    return "", [", ".join(filter(None, pair)) for pair in zip(texts, flat, strict=True)]
+    common = max(texts, key=texts.count)
+    own = ["" if text == common else text for text in texts]
+    return common, [", ".join(filter(None, pair)) for pair in zip(own, flat, strict=True)]
 
 
 def _below(ax: Axes, *lines: str, **options: Any) -> None:
@@ -231,8 +233,8 @@ def grid(
 
     rows: (photo, heatmaps) of each scene; boxes: one for each heatmap, None where there is none;
     truths: the true boxes of each scene; titles: above the columns; ious: below each heatmap, bold
-    from 0.5 on; beside: maps alone, not laid over the photo. The logit is below the photo, or below
-    each map where they differ in it.
+    from 0.5 on; beside: maps alone, not laid over the photo. The logit is below the photo, and
+    below maps that have another.
     """
     height, width = rows[0][0].shape[:2]
     columns = len(rows[0][1]) + 1
@@ -275,14 +277,14 @@ def gallery(
 
     scenes: (photo, heatmaps); truths: the true boxes of each; boxes: one for each heatmap, None
     where there is none; notes: below each heatmap; beside: maps alone, not laid over the photo.
-    Controls have grey titles. The logit is below the photo, or below each map where they differ.
+    Controls have grey titles. The logit is below the photo, and below maps that have another.
     """
     lines = [-(-(len(heats) + 1) // columns) for _, heats in scenes]
     ratios = [
         photo.shape[0] / photo.shape[1] for (photo, _), n in zip(scenes, lines, strict=True)
         for _ in range(n)
     ]  # fmt: skip
-    apart = any(not _logits(heats)[0] for _, heats in scenes)
+    apart = any(any(_logits(heats)[1]) for _, heats in scenes)
     head = 0.27 + 0.16 * (1 + (apart and notes is not None))  # text above and below each map
     heights = [side * ratio + head for ratio in ratios]
     figure, axes = plt.subplots(
