@@ -2,7 +2,7 @@
 
 Needs npm and the extra `build`. Run from the repository's root:
 
-    python data/build/sprites.py
+    python -m data.build.sprites
 
 Every atlas is a 9 x 9 grid of 128 px RGBA cells in the order of `gscam_lib.scenes.names.NAMES`.
 A name that a package draws as something else, or not at all, is left empty and listed as missing.
@@ -179,7 +179,7 @@ def cell(image: Image.Image) -> Image.Image:
     box = image.getchannel("A").point(lambda a: 255 if a > 12 else 0).getbbox()
     drawing = image.crop(box)
     scale = (CELL - 2 * MARGIN) / max(drawing.size)
-    size = tuple(max(1, round(side * scale)) for side in drawing.size)
+    size = max(1, round(drawing.width * scale)), max(1, round(drawing.height * scale))
     drawing = drawing.resize(size, Image.Resampling.LANCZOS)
     canvas = Image.new("RGBA", (CELL, CELL))
     canvas.paste(drawing, ((CELL - size[0]) // 2, (CELL - size[1]) // 2))

@@ -21,7 +21,7 @@ def index() -> Mapping[str, Any]:
     content: Mapping[str, Any] = json.loads((FOLDER / "index.json").read_text())
     if tuple(content["names"]) != NAMES:
         raise ValueError(
-            "data/scenes/sprites was built for other names: run data/build/sprites.py again"
+            "data/scenes/sprites was built for other names: run python -m data.build.sprites"
         )
     return content
 

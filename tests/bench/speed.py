@@ -151,10 +151,9 @@ def peak(name: str, what: str, device: str = "cpu") -> float:
 
 def memory_row(name: str, device: str = "cpu") -> Row:
     """Peak memory of gScoreCAM at k = C against plain batches, each in its own process."""
-    found = []
-    for what in ("gscorecam", "plain"):
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            found.append(process.submit(peak, name, what, device).result())
+    context = get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context, max_tasks_per_child=1) as processes:
+        found = list(processes.map(peak, [name] * 2, ["gscorecam", "plain"], [device] * 2))
     value = found[0] / found[1]
     weights = weights_of(name, device)
     return Row("peak memory above the model, k = C", weights, f"{found[0]:.0f} MiB",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -80,12 +81,18 @@ def test_expected_names_are_shares():
     assert expected_names([], [], []).sum() == 0
 
 
+@cache
+def tiny(seed, biases):
+    """A small picture of one or several objects; the four biases look at the same ones."""
+    mixture = Mixture(words_alone=0, labelled=0, variants=0, counts=(1,) * 8, biases=biases)
+    return draw_scene([5, seed], mixture, 32)
+
+
 def drawn_with(name, biases, count=60):
     """Pictures of the training distribution that show `name`."""
-    mixture = Mixture(words_alone=0, labelled=0, variants=0, counts=(1,) * 8, biases=biases)
     found, seed = [], 0
     while len(found) < count:
-        drawn = draw_scene([5, seed], mixture, 32)
+        drawn = tiny(seed, biases)
         seed += 1
         if any(thing.name == name for thing in drawn.scene.objects):
             found.append(drawn)
