@@ -29,7 +29,10 @@ ACCEPTED = (
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that has not been read yet; `read` gives it, in memory of its own, on the CPU."""
+    """A tensor that has not been read yet; `read` gives it, in memory of its own, on the CPU.
+
+    Half precision is widened to fp32 when it is read, which is exact.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -47,10 +50,17 @@ class Archive:
     scripted: bool = False
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    short = dtype.is_floating_point and dtype.itemsize < 4
+    return torch.float32 if short else dtype
+
+
 def held(tensor: Tensor) -> Stored:
     """A tensor that is in memory already; what is read from it is a copy."""
     value = tensor.detach()
-    return Stored(tuple(value.shape), value.dtype, lambda: value.to("cpu", copy=True))
+    return Stored(
+        tuple(value.shape), value.dtype, lambda: value.to("cpu", _wide(value.dtype), copy=True)
+    )
 
 
 def read_archive(path: Path) -> Archive:
@@ -67,6 +77,17 @@ def read_archive(path: Path) -> Archive:
     except Exception as error:  # a damaged or hostile file can break its reader in any way
         raise ValueError(_unreadable(path, error)) from error
     raise ValueError(f"{path} holds no weights: it {_looks_like(start)}. Expected {ACCEPTED}.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object; ValueError if it does not."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); expected JSON.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}; expected an object {{…}}.")
+    return content
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -113,8 +134,8 @@ def _read_safetensors(path: Path) -> Tensors:
                 current[:] = [None, 0]
                 current[:] = [safe_open(path, framework="pt"), 0]
             current[1] += size
-            value: Tensor = current[0].get_tensor(name).clone()
-            return value
+            value: Tensor = current[0].get_tensor(name)
+            return value.to(_wide(value.dtype), copy=True)
 
         return read
 
@@ -250,35 +271,45 @@ class _ZipTensors:
         def read() -> Tensor:
             if not math.prod(shape):
                 return torch.empty(shape, dtype=storage.dtype)
-            flat = self._bytes(name)
-            whole = len(flat) // storage.dtype.itemsize
-            flat = flat[: whole * storage.dtype.itemsize].view(storage.dtype)
-            found = flat.as_strided(shape, stride, offset)
-            if found.numel() == whole and found.is_contiguous():
-                self.last[:] = "", None  # the tensor keeps these bytes, nobody else does
-                return found
-            return found.clone(memory_format=torch.contiguous_format)
+            whole = self.sizes[name] // storage.dtype.itemsize
+            dtype = _wide(storage.dtype)
+            alone = math.prod(shape) == whole and dtype == storage.dtype
+            flat = self._bytes(name, alone)[: whole * storage.dtype.itemsize]
+            found = flat.view(storage.dtype).as_strided(shape, stride, offset)
+            if alone and found.is_contiguous():
+                return found  # it keeps these bytes, nobody else does
+            return found.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
         return Stored(shape, storage.dtype, read)
 
-    def _bytes(self, name: str) -> Tensor:
+    def _bytes(self, name: str, alone: bool) -> Tensor:
+        """Bytes of a record; alone: in memory that is used for nothing else afterwards."""
+        size = self.sizes[name]
+        if alone:
+            return self._read_into(torch.empty(size, dtype=torch.uint8), name)
         if self.last[0] != name:  # tensors that share a storage follow one another
-            self.last[:] = "", None
-            buffer = torch.empty(self.sizes[name], dtype=torch.uint8)
-            try:
-                with zipfile.ZipFile(self.path) as archive, archive.open(name) as record:
-                    view = memoryview(buffer.numpy())  # type: ignore[arg-type]
-                    while len(view):
-                        count = record.readinto(view)  # type: ignore[attr-defined]
-                        if not count:
-                            raise EOFError(f"{name} ends too early")
-                        view = view[count:]
-                    record.read()  # the end of the record is where its CRC is checked
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
-                raise ValueError(_unreadable(self.path, error)) from error
-            self.last[:] = name, buffer
-        found: Tensor = self.last[1]
+            if self.last[1] is None or len(self.last[1]) < size:
+                self.last[:] = "", None
+                self.last[1] = torch.empty(size, dtype=torch.uint8)
+            self.last[0] = ""
+            self._read_into(self.last[1][:size], name)
+            self.last[0] = name
+        found: Tensor = self.last[1][:size]
         return found
+
+    def _read_into(self, buffer: Tensor, name: str) -> Tensor:
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(name) as record:
+                view = memoryview(buffer.numpy())  # type: ignore[arg-type]
+                while len(view):
+                    count = record.readinto(view)  # type: ignore[attr-defined]
+                    if not count:
+                        raise EOFError(f"{name} ends too early")
+                    view = view[count:]
+                record.read()  # the end of the record is where its CRC is checked
+        except Exception as error:  # as above
+            raise ValueError(_unreadable(self.path, error)) from error
+        return buffer
 
 
 def _read_zip(path: Path) -> Archive:

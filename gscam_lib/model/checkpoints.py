@@ -39,8 +39,11 @@ class WeightsWarning(UserWarning):
 # ---------------------------------------------------------------- from a file to named tensors
 
 
-def named_tensors(content: Any, source: str) -> Tensors:
-    """The state dict in what a file or a reader gives: unwrapped, without prefixes of wrappers."""
+def named_tensors(content: Any, source: str, *, part: bool = False) -> Tensors:
+    """The state dict in what a file or a reader gives: unwrapped, without prefixes of wrappers.
+
+    part: it need not hold both towers. Raises ValueError for what is no state dict of a CLIP.
+    """
     for _ in range(3):
         inner = [content[w] for w in WRAPPERS if isinstance(content, Mapping) and w in content]
         if not inner or not isinstance(inner[0], Mapping):
@@ -62,17 +65,20 @@ def named_tensors(content: Any, source: str) -> Tensors:
         )
     while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in tensors)), ""):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    _refuse_other_kinds(tensors, source)
+    check_kind(tensors, source, part=part)
     return tensors
 
 
-def _refuse_other_kinds(tensors: Tensors, source: str) -> None:
+def check_kind(tensors: Tensors, source: str, *, part: bool = False) -> None:
+    """Raise ValueError unless these are the tensors of a CLIP; part: or of something in it."""
     names = list(tensors)
     if any("lora_A" in n or "lora_B" in n or "lora_down" in n for n in names):
         raise ValueError(
             f"{source} holds a LoRA adapter beside its weights, not one network. Merge it first "
             "(peft: model.merge_and_unload()), save the state dict, and load that."
         )
+    if part:
+        return
     if not any(n.startswith(("visual.", "vision_model.", "image_encoder.")) for n in names):
         raise ValueError(
             f"{source} holds no image tower of a CLIP (its {len(names)} tensors: {_few(names)}). "

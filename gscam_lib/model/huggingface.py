@@ -7,7 +7,6 @@ read.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from gscam_lib.model.archives import Stored, Tensors
+from gscam_lib.model.archives import Stored, Tensors, read_json
 from gscam_lib.model.checkpoints import Config, WeightsWarning, assemble, making, network_with
 
 FAMILIES = ("clip", "siglip", "siglip2")
@@ -90,12 +89,15 @@ def snapshot(folder: Path) -> Path:
 
 def read_config(folder: Path) -> Config:
     """Whole configuration of a folder of transformers; ValueError if it is no CLIP known here."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     check_family(config.get("model_type"), str(folder))
     need_transformers(f"A model of transformers ({folder})")
     from transformers import AutoConfig
 
-    whole: Config = AutoConfig.from_pretrained(folder).to_dict()
+    try:
+        whole: Config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    except Exception as error:  # transformers raises what its checks of a configuration raise
+        raise ValueError(f"{folder / 'config.json'} is not understood ({error}).") from error
     return whole
 
 
@@ -338,7 +340,7 @@ def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises what its backends raise
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(
@@ -351,7 +353,7 @@ def read_processor(folder: Path) -> Config | None:
     """Settings of the image processor in a folder of transformers, None if there is none."""
     for name in ("preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            found = read_json(folder / name)
             settings: Config = found.get("image_processor", found)
             return settings
     return None

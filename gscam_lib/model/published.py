@@ -19,7 +19,7 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import save_file
 
 from gscam_lib.model import huggingface
-from gscam_lib.model.archives import Tensors, read_archive
+from gscam_lib.model.archives import Tensors, read_archive, read_json
 from gscam_lib.model.checkpoints import (
     Config,
     assemble,
@@ -87,16 +87,14 @@ def network_for(config: Config, tensors: Tensors | None, source: str) -> Any:
 
 def read_open_clip_config(folder: Path) -> Config:
     """What an open_clip folder says of its model; ValueError if that cannot be read."""
-    try:
-        config: Config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if {"embed_dim", "vision_cfg", "text_cfg"} <= set(config["model_cfg"]):
-            return config
-        raise KeyError("'model_cfg' lacks embed_dim, vision_cfg or text_cfg")
-    except (ValueError, KeyError, TypeError) as error:
+    config = read_json(folder / CONFIG)
+    needed = {"embed_dim", "vision_cfg", "text_cfg"}
+    if not isinstance(model := config.get("model_cfg"), dict) or not needed <= set(model):
         raise ValueError(
-            f"{folder / CONFIG} cannot be read ({error}). Expected JSON with 'model_cfg' "
-            "(embed_dim, vision_cfg, text_cfg) and 'preprocess_cfg'."
-        ) from error
+            f"{folder / CONFIG} has no 'model_cfg' with {', '.join(sorted(needed))}; expected "
+            "open_clip's form, with 'preprocess_cfg' beside it."
+        )
+    return config
 
 
 def tokenizer_for(config: Config, source: str, folder: Path | None = None) -> Any:
@@ -116,7 +114,7 @@ def tokenizer_for(config: Config, source: str, folder: Path | None = None) -> An
     try:
         return HFTokenizer(
             folder if here else name, context_length=length,
-            tokenizer_mode=text.get("tokenizer_mode"), **options,
+            tokenizer_mode=text.get("tokenizer_mode"), trust_remote_code=False, **options,
         )  # fmt: skip
     except Exception as error:  # transformers raises what its backends raise
         raise FileNotFoundError(

@@ -7,7 +7,6 @@ Tells by its content which form something has, and calls the reader of that form
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -19,9 +18,10 @@ import open_clip
 from torch import nn
 
 from gscam_lib.model import huggingface
-from gscam_lib.model.archives import Tensors, read_archive
+from gscam_lib.model.archives import Tensors, read_archive, read_json
 from gscam_lib.model.checkpoints import (
     Config,
+    check_kind,
     fill,
     guess_architecture,
     named_config,
@@ -64,10 +64,12 @@ def load(what: Any = DEFAULT_MODEL, weights: Any = None, arch: str | None = None
 
 
 def _load(what: Any, arch: str | None) -> Loaded:
-    if isinstance(what, tuple | list) and what and isinstance(what[0], nn.Module):
-        return _live(what[0], what[1:])
-    if isinstance(what, nn.Module):
-        return _live(what, ())
+    parts = tuple(what) if isinstance(what, tuple | list) else (what,)
+    if parts and isinstance(parts[0], nn.Module):
+        if arch is not None:
+            raise ValueError(f"Got arch='{arch}' with a live network, which has its own.")
+        network, tokenizer, ours = from_live(parts[0], parts[1:])
+        return Loaded(network, tokenizer, "custom", ours=ours)
     if isinstance(what, Mapping):
         return _from_tensors(
             named_tensors(what, "the state dict"), "the state dict", arch, "custom"
@@ -78,11 +80,6 @@ def _load(what: Any, arch: str | None) -> Loaded:
         f"Got {what!r:.80} as model; expected a name (`gscam models` lists them), a file or folder "
         "of weights, 'hf-hub:organization/name', a state dict, or a live model."
     )
-
-
-def _live(network: nn.Module, beside: Any) -> Loaded:
-    made, tokenizer, ours = from_live(network, beside)
-    return Loaded(made, tokenizer, "custom", ours=ours)
 
 
 def _from_name(name: str, arch: str | None) -> Loaded:
@@ -114,7 +111,7 @@ def _from_name(name: str, arch: str | None) -> Loaded:
 
 def _with_weights(what: Any, weights: Any, arch: str | None) -> Loaded:
     """A named architecture with these weights, or another model's with some replaced."""
-    source = "weights"
+    source = "the state dict"
     if isinstance(weights, str | os.PathLike):
         source = os.fspath(weights)
         path = Path(weights).expanduser()
@@ -123,8 +120,9 @@ def _with_weights(what: Any, weights: Any, arch: str | None) -> Loaded:
         weights = read_archive(path).content
     elif isinstance(weights, nn.Module):
         weights = weights.state_dict()
-    tensors = huggingface.in_names_of_open_clip(named_tensors(weights, source))
+    tensors = huggingface.in_names_of_open_clip(named_tensors(weights, source, part=True))
     if isinstance(what, str) and what in open_clip.list_models():
+        check_kind(tensors, source)
         return replace(
             _from_tensors(tensors, source, what, what), name=f"{what}+{Path(source).name}"
         )
@@ -164,11 +162,13 @@ def _folder_tensors(folder: Path) -> Tensors:
     """Tensors of a folder's weights, wherever they are: one usual file, a listed set, any file."""
     for name in LISTED:
         if (folder / name).is_file():
-            listed = json.loads((folder / name).read_text(encoding="utf-8"))
-            files = [folder / f for f in sorted(set(listed["weight_map"].values()))]
+            listed = read_json(folder / name)
+            files = [folder / f for f in sorted(set(listed.get("weight_map", {}).values()))]
             if absent := [f.name for f in files if not f.is_file()]:
                 raise FileNotFoundError(f"{folder} lacks {', '.join(absent)}, which {name} lists.")
-            return {k: v for f in files for k, v in _file_tensors(f).items()}
+            whole = {k: v for f in files for k, v in _file_tensors(f, part=True).items()}
+            check_kind(whole, str(folder))
+            return whole
     usual = [folder / name for name in PREFERRED if (folder / name).is_file()]
     others = sorted(p for p in folder.iterdir() if p.suffix in ENDINGS)
     if not others:
@@ -181,8 +181,8 @@ def _folder_tensors(folder: Path) -> Tensors:
     return _file_tensors((usual or others)[0])
 
 
-def _file_tensors(path: Path) -> Tensors:
-    return named_tensors(read_archive(path).content, str(path))
+def _file_tensors(path: Path, *, part: bool = False) -> Tensors:
+    return named_tensors(read_archive(path).content, str(path), part=part)
 
 
 def _from_open_clip_folder(folder: Path, tensors: Tensors | None) -> Loaded:
@@ -196,7 +196,7 @@ def _from_open_clip_folder(folder: Path, tensors: Tensors | None) -> Loaded:
     network = network_for(config["model_cfg"], tensors, str(folder))
     set_preprocess(network, config.get("preprocess_cfg", {}))
     listing = folder / "vocabulary.json"
-    names = json.loads(listing.read_text())["names"] if listing.is_file() else None
+    names = read_json(listing)["names"] if listing.is_file() else None
     return Loaded(
         network, tokenizer_for(config["model_cfg"], str(folder), folder), str(folder),
         vocabulary=None if names is None else tuple(names),

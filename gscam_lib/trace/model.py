@@ -111,7 +111,10 @@ def _check_how(layer: Any, precision: Any) -> None:
 def _device(device: Any) -> torch.device:
     """The device that is meant, tried by putting a tensor on it."""
     try:
-        return torch.empty(0, device=device).device
+        place = torch.empty(0, device=device).device
+        if place.type != "meta":
+            return place
+        raise RuntimeError("a device without memory")
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         cuda = f"'cuda' ({torch.cuda.device_count()} here)" if torch.cuda.is_available() else ""
         raise ValueError(
