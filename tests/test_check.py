@@ -115,6 +115,16 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     assert kinds(check(data))["noted", "There are boxes that are there twice"][0] == 1
 
 
+def test_corners_in_place_of_sizes_are_noticed(tmp_path):
+    data = read(
+        tmp_path, annotations=[{"bbox": [40, 5, 55, 15]}, {"id": 2, "bbox": [0, 0, 60.5, 40]}]
+    )
+    found = kinds(check(data))
+    (key,) = found
+    assert key == ("noted", "There are boxes that reach beyond their image")
+    assert found[key] == (1, "annotations[0] (id 1, bbox [40.0, 5.0, 55.0, 15.0])")
+
+
 def test_a_mark_of_windows_is_read_over_and_utf_16_is_named(tmp_path):
     path = instances(tmp_path)
     content = path.read_bytes()

@@ -90,9 +90,8 @@ class CocoDataset(Sequence[Example]):
         spans = self._columns.spans[rows]
         if not (size[0] and spans[:, 1].all()):
             return None
-        names = tuple(f"annotations[{row}]" for row in rows)
-        hashes = self._columns.hashes[rows].tobytes()
-        return Outlines(self.file, size, tuple(map(tuple, spans.tolist())), hashes, names)
+        hashes, places = self._columns.hashes[rows].tobytes(), tuple(rows.tolist())
+        return Outlines(self.file, size, tuple(map(tuple, spans.tolist())), hashes, places)
 
     def faulty_outlines(self) -> list[str]:
         """The annotations whose segmentations cannot be drawn, each with what is wrong."""

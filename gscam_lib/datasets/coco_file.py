@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
-from gscam_lib.datasets.findings import DataError, Finding, Severity, escapes, finding, listed
+from gscam_lib.datasets.findings import DataError, Finding, Severity, escapes, listed
 from gscam_lib.datasets.outlines import digest
 
 Array = np.ndarray[Any, Any]
@@ -84,6 +84,19 @@ class Columns:
     left_out: dict[str, Array]
 
 
+class _Rows(NamedTuple):
+    """Annotations as the file has them: its words and (n, …) columns."""
+
+    ids: list[Id]
+    lost: list[str]  # places of those whose image or category the file lacks
+    image: Array
+    category: Array
+    xywh: Array
+    crowd: Array
+    spans: Array
+    hashes: Array
+
+
 def read_columns(file: Path) -> tuple[Columns, list[Finding]]:
     """The columns of an instances file and all that is wrong with it.
 
@@ -91,31 +104,26 @@ def read_columns(file: Path) -> tuple[Columns, list[Finding]]:
     must not be used.
     """
     found: list[Finding] = []
-    images, categories, ids, lost, arrays = _read(file, found)  # and the file's bytes are let go
-    image, category, xywh, crowd, spans, hashes = arrays
+    images, categories, rows = _read(file, found)  # and the file's bytes are let go
     found += _same_ids("images", images) + _same_ids("categories", categories)
     found += _faulty_images(images) + _faulty_categories(categories)
+    found += _boundless(rows.xywh)
+    rows.xywh[~(np.abs(rows.xywh) < FAR)] = 0
     sizes = np.array([i.size for _, i in images], np.int64).reshape(-1, 2)
-    found += _boundless(xywh)
-    xywh[~(np.abs(xywh) < FAR)] = 0
-    known, left_out = _left_out(image, category, xywh, crowd, sizes)
-    bare = (spans[:, 1] == 0) & (spans[:, 1] > 0).any() & ~crowd
-    found += _faulty_annotations(ids, lost, known, xywh, image, category, left_out, bare)
-    used = set(np.unique(category).tolist())
+    left_out, beyond = _left_out(rows, sizes)
+    found += _faulty_annotations(rows, left_out, beyond)
+    used = set(np.unique(rows.category).tolist())
     found += _shared_names([c for row, (_, c) in enumerate(categories) if row in used])
     columns = Columns(
         [i.id for _, i in images], [i.file for _, i in images], sizes,
         [c.id for _, c in categories], [c.name for _, c in categories],
-        image, category, np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]), spans, hashes,
-        left_out,
+        rows.image, rows.category, _corners(rows.xywh), rows.spans, rows.hashes, left_out,
     )  # fmt: skip
     return columns, found
 
 
-def _read(
-    file: Path, found: list[Finding]
-) -> tuple[Numbered[_Image], Numbered[_Category], list[Id], list[str], tuple[Array, ...]]:
-    """Images and categories by their ids; of annotations ids, those of nothing, and columns."""
+def _read(file: Path, found: list[Finding]) -> tuple[Numbered[_Image], Numbered[_Category], _Rows]:
+    """Images and categories in the order of their ids, annotations in the file's."""
     content = file.read_bytes()
     body = content[3:] if content.startswith(b"\xef\xbb\xbf") else content  # Windows' mark
     parsed = _parse(file, body)
@@ -140,7 +148,8 @@ def _read(
         parts.append(_columns([a for _, a in decoded], rows, classes, places))
     if found:  # what follows counts on the places of what was read
         raise DataError(file, found)
-    return images, categories, ids, lost, tuple(map(np.concatenate, zip(*parts, strict=True)))
+    columns = map(np.concatenate, zip(*parts, strict=True))
+    return images, categories, _Rows(ids, lost, *columns)
 
 
 def _parse(file: Path, body: bytes) -> _File:
@@ -211,17 +220,21 @@ def _columns(
     )
 
 
-def _left_out(
-    image: Array, category: Array, xywh: Array, crowd: Array, sizes: Array
-) -> tuple[Array, dict[str, Array]]:
-    """Which annotations can be used at all, and which of those are not asked about, and why."""
-    known = (image >= 0) & (category >= 0)
-    left, up, width, height = xywh.T
-    flat = ~crowd & ~((width > 0) & (height > 0))
-    outer = sizes[image] if len(sizes) else np.zeros((len(image), 2))
-    inside = (left < outer[:, 0]) & (up < outer[:, 1]) & (left + width > 0) & (up + height > 0)
-    outside = ~crowd & ~flat & (outer[:, 0] > 0) & ~inside
-    return known, {"crowd": crowd, "no area": flat, "outside its image": outside}
+def _corners(xywh: Array) -> Array:
+    return np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
+
+
+def _left_out(rows: _Rows, sizes: Array) -> tuple[dict[str, Array], Array]:
+    """Which annotations are not asked about, and why; and which reach beyond their image."""
+    x0, y0, x1, y1 = _corners(rows.xywh).T
+    flat = ~rows.crowd & ~((x1 > x0) & (y1 > y0))
+    asked = ~rows.crowd & ~flat
+    width, height = sizes[rows.image].T if len(sizes) else np.zeros((2, len(x0)))
+    inside = (x0 < width) & (y0 < height) & (x1 > 0) & (y1 > 0)
+    outside = asked & (width > 0) & ~inside
+    over = (x1 > width + 1) | (y1 > height + 1) | (np.minimum(x0, y0) < -1)
+    beyond = asked & (width > 0) & inside & over
+    return {"crowd": rows.crowd, "no area": flat, "outside its image": outside}, beyond
 
 
 # ---------------------------------------------------------------- what can be wrong
@@ -263,7 +276,7 @@ def _faulty_categories(categories: Numbered[_Category]) -> list[Finding]:
 def _boundless(xywh: Array) -> list[Finding]:
     at = np.flatnonzero(~(np.abs(xywh) < FAR).all(1))
     places = (f"annotations[{i}] (bbox {xywh[i].tolist()})" for i in at)
-    return finding("refused", "There are boxes without bound", places, len(at), "Correct them.")
+    return listed("refused", "There are boxes without bound", places, "Correct them.", len(at))
 
 
 def _shared_names(used: Sequence[_Category]) -> list[Finding]:
@@ -274,37 +287,44 @@ def _shared_names(used: Sequence[_Category]) -> list[Finding]:
     )
 
 
-def _faulty_annotations(
-    ids: Sequence[Id], lost: list[str], known: Array, xywh: Array, image: Array, category: Array,
-    left_out: dict[str, Array], bare: Array,
-) -> list[Finding]:  # fmt: skip
+def _faulty_annotations(rows: _Rows, left_out: dict[str, Array], beyond: Array) -> list[Finding]:
     """Ids twice, what points nowhere, boxes that are none, the same box twice."""
+    ids, known = rows.ids, (rows.image >= 0) & (rows.category >= 0)
 
-    def some(severity: Severity, what: str, which: Any, action: str) -> list[Finding]:
-        at = np.flatnonzero(which).tolist()
-        places = (f"annotations[{i}] (id {ids[i]}, bbox {xywh[i].tolist()})" for i in at)
-        return finding(severity, what, places, len(at), action)
+    def some(severity: Severity, what: str, which: Array, action: str) -> list[Finding]:
+        at = np.flatnonzero(which & known).tolist()
+        places = (f"annotations[{i}] (id {ids[i]}, bbox {rows.xywh[i].tolist()})" for i in at)
+        return listed(severity, what, places, action, len(at))
 
     twice = []
     if len(set(ids)) != len(ids):
         count = Counter(ids)
         twice = [f"annotations[{i}] (id {a})" for i, a in enumerate(ids) if count[a] > 1]
-    kept = known & ~np.logical_or.reduce(list(left_out.values()))
-    same = np.zeros(len(ids), bool)
-    full = np.column_stack([image, category, xywh])[kept]
-    order = np.lexsort(full.T)
-    same[np.flatnonzero(kept)[order[1:]]] = (full[order[1:]] == full[order[:-1]]).all(1)
+    bare = (rows.spans[:, 1] == 0) & (rows.spans[:, 1] > 0).any() & ~rows.crowd
     return [
         *listed("refused", "There are annotations that share an id", twice, "Make ids unique."),
-        *listed("refused", "There are annotations whose image or category the file lacks", lost,
-                "Add those or delete them."),
-        *some("left out", "There are boxes without area", known & left_out["no area"],
+        *listed("refused", "There are annotations whose image or category the file lacks",
+                rows.lost, "Add those or delete them."),
+        *some("left out", "There are boxes without area", left_out["no area"],
               "They are left out."),
-        *some("left out", "There are boxes outside their image", known
-              & left_out["outside its image"], "They are left out."),
-        *some("left out", "There are crowd regions", known & left_out["crowd"],
+        *some("left out", "There are boxes outside their image", left_out["outside its image"],
+              "They are left out."),
+        *some("left out", "There are crowd regions", left_out["crowd"],
               "They are left out, as in the paper's protocol."),
-        *some("noted", "There are boxes that are there twice", same, "Both count."),
+        *some("noted", "There are boxes that reach beyond their image", beyond,
+              "They count as they are. Boxes are x, y, width, height; are these corners?"),
+        *some("noted", "There are boxes that are there twice", _repeated(rows, left_out),
+              "Both count."),
         *some("noted", "There are annotations without segmentation", bare,
               "Their examples have boxes and no mask."),
     ]  # fmt: skip
+
+
+def _repeated(rows: _Rows, left_out: dict[str, Array]) -> Array:
+    """(n,) bool: those whose image, category and box another one has that is asked about, too."""
+    kept = np.flatnonzero(~np.logical_or.reduce(list(left_out.values())))
+    full = np.column_stack([rows.image, rows.category, rows.xywh])[kept]
+    order = np.lexsort(full.T)
+    again = np.zeros(len(rows.ids), bool)
+    again[kept[order[1:]]] = (full[order[1:]] == full[order[:-1]]).all(1)
+    return again

@@ -39,20 +39,21 @@ class DataError(ValueError):
         return DataError, (self.file, self.findings)  # so that workers can hand it over
 
 
-def finding(
-    severity: Severity, what: str, places: Iterable[str], count: int, action: str
+def listed(
+    severity: Severity, what: str, places: Iterable[str], action: str, count: int | None = None
 ) -> list[Finding]:
-    """A list of one Finding with its first places, or of none where the count is 0."""
+    """A list of one Finding with its first places, or of none where there is no place.
+
+    count: how many there are, where places should not be made for all.
+    """
+    if count is None:
+        places = list(places)
+        count = len(places)
     if not count:
         return []
     where = ", ".join(islice(places, SHOWN))
     more = f" and {count - SHOWN:,} more" if count > SHOWN else ""
     return [Finding(severity, what, where + more, action, count)]
-
-
-def listed(severity: Severity, what: str, places: list[str], action: str) -> list[Finding]:
-    """`finding` where all places are known."""
-    return finding(severity, what, places, len(places), action)
 
 
 def escapes(name: str) -> bool:

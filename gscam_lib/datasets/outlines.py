@@ -26,15 +26,15 @@ class OutlineError(ValueError):
 class Outlines:
     """Segmentations of one image and class: where they lie in the file, and their hashes.
 
-    size: (height, width) of the image as the file says; spans: (start, length) in bytes; names:
-    of their annotations, for errors.
+    size: (height, width) of the image as the file says; spans: (start, length) in bytes; places:
+    of their annotations in the file's list.
     """
 
     file: Path
     size: tuple[int, int]
     spans: tuple[tuple[int, int], ...]
     hashes: bytes
-    names: tuple[str, ...]
+    places: tuple[int, ...]
 
     def decode(self) -> Mask:
         """All of them together: (H, W) bool. Raises ValueError naming the faulty annotation."""
@@ -42,11 +42,11 @@ class Outlines:
         if height * width > MOST_PIXELS:
             raise OutlineError(f"{self.file}: an image of {width} × {height} pixels is too large.")
         whole = np.zeros(self.size, bool)
-        for name, outline in zip(self.names, self.read(), strict=True):
+        for place, outline in zip(self.places, self.read(), strict=True):
             try:
                 whole |= draw(outline, self.size)
             except OutlineError as error:
-                raise OutlineError(f"{self.file}, {name}: {error}") from error
+                raise OutlineError(f"{self.file}, annotations[{place}]: {error}") from error
         return whole
 
     def read(self) -> Iterator[Any]:

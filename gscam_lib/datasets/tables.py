@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gscam_lib.boxes import BoxLike
 from gscam_lib.datasets.example import Example, Examples
-from gscam_lib.datasets.findings import DataError, Finding, escapes, finding, listed
+from gscam_lib.datasets.findings import DataError, Finding, escapes, listed
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 TYPOGRAPHIC = re.compile(r"label=(?P<object>[^=]+?)_text=(?P<word>[^=]*?)(?:_\d+)?$")
@@ -223,4 +223,4 @@ def _twice(rows: Sequence[Row]) -> list[Finding]:
     for row in rows:
         lines[row["file"], row["object"]].append(row.line)
     twice = [f"{f} (lines {at[0]} and {at[1]})" for (f, _), at in lines.items() if len(at) > 1]
-    return finding("refused", "There are files named twice", twice, len(twice), "Keep one of each.")
+    return listed("refused", "There are files named twice", twice, "Keep one of each.")
