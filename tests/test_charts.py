@@ -162,6 +162,24 @@ def test_lines_over_groups_are_centred_and_hold_the_tables_values(table):
     assert colors == [looks.OURS, figures.look("gradcam").color]
 
 
+def test_two_numbers_for_one_point_are_an_error(table):
+    ours = table[table["images"] == 9]
+    twice = pd.concat([ours, ours.assign(origin="ours: other")])
+    with pytest.raises(ValueError, match="mean IoU twice for line gscorecam, group 1–3"):
+        charts.by_group(twice)
+    with pytest.raises(ValueError, match="twice"):
+        charts.curves(pd.DataFrame({"k": [1, 1], "iou": [0.1, 0.2]}), "k", "iou")
+
+
+def test_what_has_no_mean_has_no_point():
+    ax = figures.intervals(["a", "b"], [np.nan, 0.5], [0.1, 0.4], [0.3, 0.6])
+    assert drawn(ax) == [[(0.5, 1)]]
+    assert drawn(ax, marker=False) == [[(0.4, 1), (0.6, 1)]]
+    assert not drawn(figures.intervals(["a"], [np.nan], [np.nan], [np.nan]))
+    points = figures.intervals(["a", "b"], [np.nan, 2], [0, 1], [1, 3], points=[[], [1, 2, 3]])
+    assert np.asarray(points.collections[0].get_offsets())[:, 1].round().tolist() == [1, 1, 1]
+
+
 def test_curves_have_the_bands_of_the_table():
     table = pd.DataFrame({"k": [10, 1, 100], "iou": [0.5, 0.2, 0.4], "iou low": [0.45, 0.1, 0.3],
                           "iou high": [0.6, 0.25, 0.7]})  # fmt: skip

@@ -26,16 +26,21 @@ ENDS = ("", " low", " high")
 # ---------------------------------------------------------------- what is computed, for seaborn
 
 
-def _stacked(table: pd.DataFrame, column: str) -> pd.DataFrame:
+def _stacked(table: pd.DataFrame, column: str, keys: Sequence[str]) -> pd.DataFrame:
     """A column below its two bounds, as `_COMPUTED` reads them; without bounds where it has none.
 
-    Bounds of fewer than five images (column "images") are left out.
+    Bounds of fewer than five images (column "images") are left out. keys: columns that tell a point
+    from the others; raises ValueError where they do not, since one of the two would be lost.
     """
-    table = table.copy()
+    table = table[table[column].notna()].copy()
+    twice = table[table.duplicated(list(keys))]
+    if len(twice):
+        point = ", ".join(f"{key} {twice.iloc[0][key]}" for key in keys)
+        raise ValueError(f"Got {column} twice for {point}; expected one row for each point.")
+    few = table.get("images", pd.Series(ENOUGH, table.index)) < ENOUGH
     for end in ENDS[1:]:
-        bound = table.get(column + end, pd.Series(np.nan, table.index)).astype(float)
-        few = table.get("images", pd.Series(ENOUGH, table.index)) < ENOUGH
-        table[column + end] = bound.mask(few)
+        bound = table.get(column + end, pd.Series(np.nan, table.index))
+        table[column + end] = bound.astype(float).mask(few)
     parts = [table.assign(value=table[column + end]) for end in ENDS]
     return pd.concat(parts, ignore_index=True).dropna(subset=["value"])
 
@@ -99,8 +104,8 @@ def intervals(
     table = pd.DataFrame({"row": range(len(labels)), "mean": np.asarray(means, float),
                           "mean low": np.asarray(lows, float),
                           "mean high": np.asarray(highs, float), "images": images})  # fmt: skip
-    colors = [GREY if name in grey else OURS if name == highlight else look(name).color
-              for name in labels]  # fmt: skip
+    colors = {row: GREY if name in grey else OURS if name == highlight else look(name).color
+              for row, name in enumerate(labels)}  # fmt: skip
     if points is not None:
         singles = pd.DataFrame([(i, v) for i, row in enumerate(points) for v in row],
                                columns=["row", "value"])  # fmt: skip
@@ -108,11 +113,12 @@ def intervals(
         sns.scatterplot(singles, x="value", y=singles["row"] + spread, hue="row", palette=colors,
                         s=18, alpha=0.35, legend=False, linewidth=0, zorder=1, ax=ax)  # fmt: skip
     sns.pointplot(
-        _stacked(table, "mean"), x="value", y="row", hue="row", palette=colors, orient="h",
+        _stacked(table, "mean", ["row"]), x="value", y="row", hue="row", palette=colors, orient="h",
+        order=list(colors), hue_order=list(colors),  # rows without a mean keep their place
         linestyle="none", markersize=6.5, markeredgewidth=0, legend=False, ax=ax, **_COMPUTED,
         err_kws={"linewidth": 2.6, "alpha": 0.55, "solid_capstyle": "round"},
     )  # fmt: skip
-    for row, color in enumerate(colors):
+    for row, color in colors.items():
         if table["images"][row] < ENOUGH:
             ax.plot(table["mean"][row], row, "o", ms=6, mfc="white", mec=color, mew=1.4, zorder=5)
     ax.set_yticks(range(len(labels)), labels, parse_math=False)
@@ -172,8 +178,9 @@ def by_group(
     looks = _looks(chosen, titles)
     lines = [name for name in looks if name in set(named[ours]["line"])]
     sns.pointplot(
-        _stacked(named[ours], column), x="group", y="value", hue="line", order=groups,
-        hue_order=lines, palette=[looks[n].color for n in lines], linewidth=1.2, markersize=6,
+        _stacked(named[ours], column, ["line", "group"]), x="group", y="value", hue="line",
+        order=groups, hue_order=lines, palette=[looks[n].color for n in lines], linewidth=1.2,
+        markersize=6,
         markers=[looks[n].marker for n in lines], linestyles=[looks[n].line for n in lines],
         dodge=min(0.5, 0.07 * (len(lines) - 1)), err_kws={"linewidth": 2.2, "alpha": 0.5},
         markeredgewidth=0, ax=ax, **_COMPUTED,
@@ -213,8 +220,8 @@ def curves(
     few = named.groupby("line")[x].nunique().max() <= 25  # markers on more would be a caterpillar
     for name, (color, marker, line) in looks.items():
         sns.lineplot(
-            _stacked(named[named["line"] == name].sort_values(x), column), x=x, y="value",
-            color=color, sort=False,  # which would sort each point's three values, too
+            _stacked(named[named["line"] == name].sort_values(x), column, ["line", x]), x=x,
+            y="value", color=color, sort=False,  # which would sort each point's three values, too
             linestyle=line, marker=marker if few else None, markersize=5.5, markeredgewidth=0,
             err_style="band", err_kws={"alpha": 0.18, "linewidth": 0}, label=name if by else None,
             ax=ax, legend=False, **_COMPUTED,
