@@ -1,10 +1,13 @@
 """Sentences made of numbers: shown, recorded, and collected from notebooks run with any setting."""
 
+import os
+import sys
+
 import IPython.display
 import numpy as np
 import pytest
 from nbformat import write
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from gscam_lib.figures import CLAIM, say
 from notebooks import run as runner
@@ -94,3 +97,24 @@ def test_computed_settings_are_known_by_name(notebook):
     write(new_notebook(cells=[new_code_cell("a = 1")]), notebook)
     with pytest.raises(ValueError, match="tagged 'parameters'"):
         runner.settings(notebook)
+
+
+def test_the_table_of_claims_is_written_and_names_what_does_not_run(
+    notebook, tmp_path, monkeypatch
+):
+    content = runner.read(notebook)
+    content.cells[1].source = 'assert MODEL != "mini-vit"\n' + SECOND.replace('"two"', '"mini-rn"')
+    content.cells[1].outputs = [
+        new_output("display_data", metadata={CLAIM: {"text": "As committed.", "holds": True,
+                                                     "model": "one"}})
+    ]  # fmt: skip
+    content.metadata["gscam_models"] = ["mini-rn", "mini-vit"]
+    write(content, notebook)
+    monkeypatch.setattr(runner, "FOLDER", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    runner.main(str(tmp_path / "claims.md"))
+    text = (tmp_path / "claims.md").read_text()
+    assert (
+        "| 00_one | 2 | As committed. | one, one (50%, 2, 40 %) | mini-rn (25%, 3, 40 %) |" in text
+    )
+    assert "- 00_one with MODEL = 'mini-vit': AssertionError" in text

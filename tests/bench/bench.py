@@ -23,7 +23,7 @@ from gscam_lib import figures
 from gscam_lib.model.network import paper_k
 from gscam_lib.trace.model import load_model
 from tests.bench import growth, speed
-from tests.bench.page import section_data, write_section
+from tests.bench.page import FIGURES, section_data, write_section
 from tests.bench.timing import Row, machine, photo, weights_of
 
 MODELS = ("mini-rn", "RN50/random")
@@ -58,7 +58,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def report(out: Path = figures.FOLDER, *, quick: bool = False,
+def report(out: Path = FIGURES, *, quick: bool = False,
            models: Sequence[str] = MODELS) -> str:  # fmt: skip
     """Run everything and write the sections `speed` and `plan`, and bench.png, into a folder.
 
@@ -92,7 +92,7 @@ def _with_earlier(earlier: Any, models: Sequence[str], rows: list[Row], grown: d
 def main(
     quick: Annotated[bool, typer.Option(help="one round, to see that it runs")] = False,
     models: Annotated[str, typer.Option(help="models, separated by commas")] = ",".join(MODELS),
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder")] = figures.FOLDER,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder")] = FIGURES,
 ) -> None:
     """Time the library beside the forward passes it is made of, and beside what others do."""
     typer.echo(report(out, quick=quick, models=[name.strip() for name in models.split(",")]))

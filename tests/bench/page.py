@@ -9,12 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gscam_lib import figures
-
+FIGURES = Path(__file__).resolve().parents[2] / "figures"
 ORDER = ("speed", "plan", "scale", "loading")  # others follow by name
 
 
-def write_section(name: str, text: str, data: Any = None, *, out: Path = figures.FOLDER) -> str:
+def write_section(name: str, text: str, data: Any = None, *, out: Path = FIGURES) -> str:
     """Write a section of the page and put the page together anew; returns the whole page.
 
     text: Markdown that begins with a heading of second order; data: what it was made from, kept
@@ -37,7 +36,7 @@ def write_section(name: str, text: str, data: Any = None, *, out: Path = figures
     return page
 
 
-def section_data(name: str, *, out: Path = figures.FOLDER) -> Any:
+def section_data(name: str, *, out: Path = FIGURES) -> Any:
     """Return what a section was made from last, or None."""
     file = out / "bench" / f"{name}.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
