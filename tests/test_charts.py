@@ -162,6 +162,28 @@ def test_lines_over_groups_are_centred_and_hold_the_tables_values(table):
     assert colors == [looks.OURS, figures.look("gradcam").color]
 
 
+def test_groups_that_are_numbers_are_in_order(table):
+    ours = table[table["images"] == 9].replace({"group": {"1–3": 5, "4–6": 3}})
+    ax = charts.by_group(ours.astype({"group": int}))
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["3", "5"]
+    assert [y for _, y in drawn(ax)[0]] == [0.3, 0.4]
+
+
+def test_groups_of_few_images_show_these(table):
+    ours = table[table["images"] == 9].copy()
+    ours.loc[ours["group"] == "4–6", "images"] = 3
+    singles = pd.DataFrame(
+        [(m, g, v) for m in ("gscorecam", "gradcam") for g in ("1–3", "4–6") for v in (0.1, 0.7)],
+        columns=["method", "group", "mean IoU"],
+    )
+    ax = charts.by_group(ours, points=singles)
+    assert {tuple(y for _, y in bar) for bar in drawn(ax, marker=False)} == {(0.3, 0.6), (0.1, 0.4)}
+    shown = np.asarray(ax.collections[0].get_offsets())
+    assert shown[:, 1].tolist() == [0.1, 0.7] * 2
+    means = [line[1][0] for line in drawn(ax)]
+    assert shown[:, 0] == pytest.approx([means[0]] * 2 + [means[1]] * 2), "at their own line"
+
+
 def test_two_numbers_for_one_point_are_an_error(table):
     ours = table[table["images"] == 9]
     twice = pd.concat([ours, ours.assign(origin="ours: other")])

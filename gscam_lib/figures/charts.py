@@ -161,30 +161,42 @@ def by_group(
     *,
     methods: Sequence[str] | None = None,
     titles: Mapping[str, str] | None = None,
+    points: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """A column over the groups of a table, a line for each method; published values hollow.
 
     table: method, group, the column with low and high, and, where known, images and origin; as
     reports by classes, size, k or form have it; methods: which, in this order; titles: method name
-    -> what the legend says. Published lines carry "[D]" or another tag.
+    -> what the legend says; points: single values of images (method, group, the column), drawn
+    where there are too few for an interval. Published lines carry "[D]" or another tag.
     """
     ax = _axes(ax)
     chosen = list(dict.fromkeys(table["method"])) if methods is None else list(methods)
     table = table[table["method"].isin(chosen) & table[column].notna()]
     groups = list(dict.fromkeys(table["group"]))
+    groups = sorted(groups) if pd.api.types.is_numeric_dtype(table["group"]) else groups
     ours = table.get("origin", pd.Series("ours", table.index)).str.startswith("ours")
     named = table.assign(line=[(titles or {}).get(m, m) for m in table["method"]])
     looks = _looks(chosen, titles)
     lines = [name for name in looks if name in set(named[ours]["line"])]
+    dodge = min(0.5, 0.07 * (len(lines) - 1))
     sns.pointplot(
         _stacked(named[ours], column, ["line", "group"]), x="group", y="value", hue="line",
         order=groups, hue_order=lines, palette=[looks[n].color for n in lines], linewidth=1.2,
         markersize=6,
         markers=[looks[n].marker for n in lines], linestyles=[looks[n].line for n in lines],
-        dodge=min(0.5, 0.07 * (len(lines) - 1)), err_kws={"linewidth": 2.2, "alpha": 0.5},
+        dodge=dodge, err_kws={"linewidth": 2.2, "alpha": 0.5},
         markeredgewidth=0, ax=ax, **_COMPUTED,
     )  # fmt: skip
+    if points is not None and "images" in table:
+        few = named[ours & (table["images"] < ENOUGH)][["method", "group", "line"]]
+        singles = points[["method", "group", column]].merge(few, on=["method", "group"])
+        shift = dict(zip(lines, np.linspace(-dodge / 2, dodge / 2, len(lines)), strict=True))
+        x = singles["group"].map(groups.index) + singles["line"].map(shift)
+        sns.scatterplot(x=x, y=singles[column], hue=singles["line"], hue_order=lines, ax=ax, s=16,
+                        palette={n: looks[n].color for n in lines}, alpha=0.4, linewidth=0,
+                        legend=False, zorder=1)  # fmt: skip
     for (name, origin), part in named[~ours].groupby(["line", "origin"], sort=False):
         x = [groups.index(g) for g in part["group"]]
         ax.plot(x, part[column], ls=":", marker=looks[name].marker, color=looks[name].color,
@@ -217,7 +229,7 @@ def curves(
     names = list(dict.fromkeys(table[by])) if by else ["gscorecam"]
     named = table.assign(line=table[by].map(lambda n: (titles or {}).get(n, n)) if by else names[0])
     looks = _looks(names, titles if by else None)
-    few = named.groupby("line")[x].nunique().max() <= 25  # markers on more would be a caterpillar
+    few = named.groupby("line")[x].nunique().max() <= 15  # markers on more would be a caterpillar
     for name, (color, marker, line) in looks.items():
         sns.lineplot(
             _stacked(named[named["line"] == name].sort_values(x), column, ["line", x]), x=x,
