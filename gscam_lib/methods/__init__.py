@@ -7,12 +7,14 @@ import ast
 from contextlib import suppress
 from typing import Any
 
-from gscam_lib.methods.method import METHODS, TOWERS, Method, check_options
+from gscam_lib.methods.method import METHODS, Method, check_options
 
 # Their order is that of the table.
 # isort: off
 from gscam_lib.methods import score, perturbation, gradient, attention, dense, control
+
 # isort: on
+from gscam_lib.model.network import TOWERS
 
 __all__ = [
     "METHODS", "TOWERS", "Method", "attention", "control", "dense", "gradient", "methods_table",
@@ -82,7 +84,7 @@ def methods_table() -> str:
     )  # fmt: skip
     rows: list[tuple[str, ...]] = [head]
     for m in METHODS.values():
-        towers = "all" if m.towers == TOWERS else ", ".join(m.towers)
+        towers = "all" if m.towers == tuple(TOWERS) else ", ".join(m.towers)
         source = f"{m.paper} {m.year}" if m.paper != "control" else "control"
         preset = ", ".join(f"{option}={value}" for option, value in (m.as_released or {}).items())
         released = "" if m.as_released is None else preset or "the defaults"

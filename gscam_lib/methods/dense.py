@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gscam_lib.methods.method import Count, method
 from gscam_lib.methods.perturbation import lifted
-from gscam_lib.model.layers import find_layer
+from gscam_lib.model.layers import channel_axis, find_layer
 from gscam_lib.model.prompts import Prompt, Target, as_target
 from gscam_lib.model.towers import Heads, Mix, attend, last_block, second_path, side_by_side
 from gscam_lib.trace import Trace
@@ -24,14 +24,17 @@ NOTHING = "a photo of a ."  # CLIP Surgery's empty name, in the first of its tem
 SCENE = ("there is a {}", "there is the {}", "this is a {}", "this is the {}", "this is one {}")
 
 
-@method("MaskCLIP", "Zhou et al., ECCV", 2022, forward="2", towers=("resnet", "cnn", "vit"))
+@method(
+    "MaskCLIP", "Zhou et al., ECCV", 2022, forward="2",
+    towers=("resnet", "cnn", "vit", "pooled-vit"),
+)  # fmt: skip
 def maskclip(trace: Trace, prompt: Prompt) -> Tensor:
     """MaskCLIP: each patch attends to itself only in the last attention: (h, w) ≥ 0, lifted.
 
     L_i = s(f_i, t), f_i (D,) patch i's feature. ViT: the last block; ResNet: the attention
-    pooling, whose value and output projections become 1 × 1 convolutions; other CNNs: each place
-    goes through the head alone, which is CAM (Zhou et al. 2016) where the head is a mean and a
-    linear map.
+    pooling, whose value and output projections become 1 × 1 convolutions, as does the pooling of a
+    ViT that has one; other CNNs: each place goes through the head alone, which is CAM (Zhou et al.
+    2016) where the head is a mean and a linear map.
     Zhou et al., Extract Free Dense Labels from CLIP, ECCV 2022.
     """
     features = trace.keep("maskclip", lambda: _alone(trace))
@@ -45,15 +48,26 @@ def _alone(trace: Trace) -> Tensor:
     if trace.model.tower == "vit":
         eye = torch.eye(len(trace.attention[-1].tokens)).to(trace.pixels)
         return _last_block(trace, lambda heads: eye)
+    if trace.model.tower == "pooled-vit":
+        output = trace.attention[-1].output  # before the lock, which it takes too
+        with trace.model.running():
+            return _patches(trace, trace.vit.head(output))
     if trace.model.tower == "resnet":
         last = _last_map(trace)
         places = last.flatten(1).T
         features = visual.attnpool.c_proj(visual.attnpool.v_proj(places))
     else:
         with trace.model.running():
-            last = visual.trunk.forward_features(trace.pixels[None])[0]
-            places = last.flatten(1).T
-            features = visual.head(visual.trunk.forward_head(places[:, :, None, None]))
+            output = visual.trunk.forward_features(trace.pixels[None])
+            axis = channel_axis(output, trace.preprocessing.size)
+            if axis is None:
+                raise ValueError(
+                    f"{trace.model.name} gives a tensor of shape {tuple(output.shape)} to its "
+                    "head; MaskCLIP needs a map, each of whose places can go through the head."
+                )
+            last = output.movedim(axis, 1)[0]
+            places = last.flatten(1).T[:, :, None, None].movedim(1, axis)
+            features = visual.head(visual.trunk.forward_head(places))
     return F.normalize(features, dim=1).T.reshape(-1, *last.shape[1:])
 
 

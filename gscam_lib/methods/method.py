@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gscam_lib.model.network import TOWERS
 from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
 Function = Callable[..., Tensor]
 F = TypeVar("F", bound=Function)
-TOWERS = ("resnet", "cnn", "vit", "pooled-vit")
-"""Kinds of image tower, as `Model.tower` names them."""
 
 # ---------------------------------------------------------------- kinds of option
 
@@ -166,7 +165,7 @@ class Method:
     year: int
     forward: str = "1"
     backward: str = "0"
-    towers: tuple[str, ...] = TOWERS
+    towers: tuple[str, ...] = tuple(TOWERS)
     uses_prompt: bool = True
     as_released: Mapping[str, Any] | None = field(default=None, hash=False)
     parity: str = ""
@@ -195,7 +194,8 @@ class Method:
             fits = [m.name for m in METHODS.values() if trace.model.tower in m.towers]
             raise ValueError(
                 f"'{self.name}' is defined for image towers of kind {', '.join(self.towers)}; "
-                f"{trace.model.name} is a {trace.model.tower}. Methods for it: {', '.join(fits)}."
+                f"{trace.model.name} is {TOWERS[trace.model.tower]} ('{trace.model.tower}'). "
+                f"Methods for it: {', '.join(fits)}."
             )
         return finite(trace, self.function(trace, prompt, **taken), "map")
 

@@ -32,6 +32,14 @@ PRECISIONS = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+TOWERS = {
+    "resnet": "a ResNet with attention pooling",
+    "cnn": "a convolutional tower",
+    "vit": "a ViT whose class token becomes the embedding",
+    "pooled-vit": "a ViT whose tokens are pooled by attention",
+    "other-vit": "a transformer that averages its patches, or whose attention is of another kind",
+}
+"""Kinds of image tower, by what methods need to know of them."""
 BATCH_SIZE = (8, 256)  # on CPUs, where larger batches leave the cache; on GPUs
 
 
@@ -157,22 +165,18 @@ class Network:
 
     @cached_property
     def vit(self) -> ViT | None:
-        """The image tower as tokens and attention; None unless it is a ViT with a class token."""
+        """The image tower as tokens and attention; None unless it is one of those in `towers`."""
         return as_vit(self.network.visual)
 
     @cached_property
     def tower(self) -> str:
-        """Kind of image tower: "resnet" (attention pooling), "cnn", "vit" or "pooled-vit".
-
-        A "vit" puts its class token into the joint space; a "pooled-vit" pools its patches, or has
-        another kind of attention.
-        """
+        """Kind of image tower, one of TOWERS, which also say what it is."""
         visual = self.network.visual
         if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
             return "resnet"
         if self.vit is not None:
-            return "vit"
-        return "pooled-vit" if blocks_of(visual).names else "cnn"
+            return "vit" if self.vit.pool is None else "pooled-vit"
+        return "other-vit" if blocks_of(visual).names else "cnn"
 
     @cached_property
     def channels(self) -> int:

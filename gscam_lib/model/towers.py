@@ -1,7 +1,8 @@
 """A ViT as tokens: its blocks, their queries, keys and values, and one pass that keeps them all.
 
-Only ViTs whose class token becomes the embedding: open_clip's VisionTransformer and timm's, with
-plain softmax attention. Notation: N tokens of width W, H heads of width d = W / H.
+Only ViTs with plain softmax attention, open_clip's VisionTransformer and timm's, whose class token
+becomes the embedding, or whose tokens are pooled by the attention of a learned query (SigLIP,
+CoCa). Notation: N tokens of width W, H heads of width d = W / H.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.vision_transformer import Block as TimmBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from gscam_lib.model.layers import blocks_of
 
 
 class Heads(NamedTuple):
@@ -77,12 +81,54 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Attention pooling: one learned query looks at the tokens, what it mixes is the embedding.
+
+    look: from the last block's output (N, W) to q (H, 1, d) and k, v (H, N, d); finish: from
+    mixed values (n, W), heads side by side, to (n, D).
+    """
+
+    look: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+    finish: Callable[[Tensor], Tensor]
+
+    def __call__(self, tokens: Tensor) -> Pooled:
+        """Pool tokens (N, W), and keep what the query saw."""
+        q, k, v = self.look(tokens)
+        attention = attend(q, k)
+        mixed = side_by_side(attention @ v)
+        return Pooled(q, k, v, attention, mixed, self.finish(mixed))
+
+    def alone(self, tokens: Tensor) -> Tensor:
+        """Each token pooled by itself: it takes all attention, so its values are finished."""
+        return self.finish(side_by_side(self.look(tokens)[2]))
+
+
+class Pooled(NamedTuple):
+    """What attention pooling did, in one graph: q, k, v as in `Pool.look`, the rest of the query.
+
+    attention (H, 1, N), mixed (1, W), embedding (1, D), not normalized.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attention: Tensor
+    mixed: Tensor
+    embedding: Tensor
+
+
+@dataclass(frozen=True)
 class ViT:
-    """Blocks, the patch grid (rows, columns), and the head from tokens (N, W) to (N, D)."""
+    """Blocks, the patch grid (rows, columns), and the head from tokens (N, W) to (N, D).
+
+    pool: None where the class token becomes the embedding; with one, the head pools each token
+    alone.
+    """
 
     blocks: tuple[Block, ...]
     grid: tuple[int, int]
     head: Callable[[Tensor], Tensor]
+    pool: Pool | None = None
 
     def without_prefix(self, tokens: Tensor) -> Tensor:
         """Tokens (N, …) of the patches alone: (rows · columns, …)."""
@@ -120,36 +166,87 @@ def side_by_side(heads: Tensor) -> Tensor:
 
 
 def as_vit(visual: Any) -> ViT | None:
-    """Return the tower as a ViT with a class token, or None if it is none (or not a plain one)."""
+    """Return the tower as a ViT, or None if it is none of those described above."""
     if isinstance(visual, VisionTransformer):
         parts = ("attn", "ln_1", "ls_1", "ln_2", "mlp", "ls_2")
         modules = list(visual.transformer.resblocks)
-        usual = visual.pool_type == "tok" and visual.attn_pool is None
-        usual &= all(type(m) is ResidualAttentionBlock for m in modules)
-
-        def head(tokens: Tensor) -> Tensor:
-            out: Tensor = visual.ln_post(tokens) @ visual.proj
-            return out
-
+        usual = all(type(m) is ResidualAttentionBlock for m in modules)
+        head, pool = _open_clip_head(visual)
         grid = visual.grid_size
     else:
         trunk = getattr(visual, "trunk", None)
         parts = ("attn", "norm1", "ls1", "norm2", "mlp", "ls2")
         modules = list(getattr(trunk, "blocks", []))
-        usual = getattr(trunk, "global_pool", "") == "token" and bool(modules)
-        usual &= all(type(m) is TimmBlock and _is_plain(m.attn) for m in modules)
+        usual = bool(modules) and all(type(m) is TimmBlock and _is_plain(m.attn) for m in modules)
         if not usual or trunk is None:
             return None
-
-        def head(tokens: Tensor) -> Tensor:
-            out: Tensor = visual.head(trunk.head(trunk.fc_norm(trunk.norm(tokens))))
-            return out
-
-        grid = trunk.patch_embed.grid_size
-    if not usual:
+        head, pool = _timm_head(visual, trunk)
+        grid = blocks_of(visual).grid
+    if not usual or head is None or grid is None:
         return None
     blocks = tuple(Block(m, *(getattr(m, part) for part in parts)) for m in modules)
-    return ViT(blocks, (int(grid[0]), int(grid[1])), head)
+    return ViT(blocks, (int(grid[0]), int(grid[1])), head, pool)
+
+
+Head = Callable[[Tensor], Tensor]
+
+
+def _open_clip_head(visual: Any) -> tuple[Head | None, Pool | None]:
+    if visual.pool_type != "tok":
+        return None, None
+    if visual.attn_pool is None:
+        return lambda tokens: visual.ln_post(tokens) @ visual.proj, None
+    if visual.attn_pool_contrastive is not None:
+        return None, None
+    pooler = visual.attn_pool
+    attention = pooler.attn
+
+    def look(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Of CoCa's 256 queries the first becomes the embedding; none sees the others.
+        query, keys = pooler.ln_q(pooler.query)[:1], pooler.ln_k(tokens)
+        if attention.in_proj_weight is not None:
+            weights = attention.in_proj_weight.chunk(3)
+        else:
+            weights = (
+                attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight
+            )  # fmt: skip
+        biases = attention.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, w, bias).unflatten(1, (attention.num_heads, -1)).transpose(0, 1)
+            for x, w, bias in zip((query, keys, keys), weights, biases, strict=True)
+        )
+        return q, k, v
+
+    pool = Pool(look, lambda mixed: visual.ln_post(attention.out_proj(mixed)) @ visual.proj)
+    return pool.alone, pool
+
+
+def _timm_head(visual: Any, trunk: Any) -> tuple[Head | None, Pool | None]:
+    def finish(pooled: Tensor) -> Tensor:
+        out: Tensor = visual.head(trunk.head(trunk.fc_norm(pooled)))
+        return out
+
+    if trunk.global_pool == "token":
+        return lambda tokens: finish(trunk.norm(tokens)), None
+    pooler: Any = getattr(trunk, "attn_pool", None)
+    known = type(pooler) is AttentionPoolLatent and pooler.latent_len == 1
+    if not known or pooler.pool != "token" or pooler.pos_embed is not None:
+        return None, None
+    before = 0 if getattr(trunk, "pool_include_prefix", True) else trunk.num_prefix_tokens
+    heads = (pooler.num_heads, pooler.head_dim)
+
+    def look(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = pooler.q(pooler.latent[0]).unflatten(1, heads).transpose(0, 1)
+        seen = trunk.norm(tokens)[before:]
+        k, v = pooler.kv(seen).unflatten(1, (2, *heads)).permute(1, 2, 0, 3)
+        return pooler.q_norm(q), pooler.k_norm(k), v
+
+    def pooled(mixed: Tensor) -> Tensor:
+        x = pooler.proj(mixed)
+        return finish(x if pooler.mlp is None else x + pooler.mlp(pooler.norm(x)))
+
+    pool = Pool(look, pooled)
+    return pool.alone, pool
 
 
 def _is_plain(attention: nn.Module) -> bool:

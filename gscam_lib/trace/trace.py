@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from gscam_lib import __version__
 from gscam_lib.model.layers import Layer
-from gscam_lib.model.network import Network, paper_k
+from gscam_lib.model.network import TOWERS, Network, paper_k
 from gscam_lib.model.photo import Preprocessing, photo_hash
 from gscam_lib.model.prompts import Prompt
-from gscam_lib.model.towers import Seen, ViT, watch
+from gscam_lib.model.towers import Pooled, Seen, ViT, watch
 from gscam_lib.trace.store import Store
 
 GRADIENT_BYTES = 2**28
@@ -278,24 +278,34 @@ class Trace:
 
     @property
     def attention_embedding(self) -> Tensor:
-        """(1, D) embedding of the photo whose gradients flow through `attention`."""
+        """(1, D) embedding of the photo whose gradients flow through `attention` and `pooled`."""
         return self._attention_pass[1]
+
+    @property
+    def pooled(self) -> Pooled | None:
+        """What attention pooling made of the last block's tokens; None without such pooling."""
+        return self._attention_pass[2]
 
     @cached_property
     def vit(self) -> ViT:
-        """The image tower as tokens; raises ValueError where it is no ViT with a class token."""
+        """The image tower as tokens; raises ValueError where it is none of those in `towers`."""
         if self.model.vit is None:
             raise ValueError(
-                f"{self.model.name} is a {self.model.tower}; attention needs a ViT whose class "
-                "token becomes the embedding."
+                f"{self.model.name} is {TOWERS[self.model.tower]}; attention needs a ViT with "
+                "plain attention whose class token becomes the embedding, or whose tokens are "
+                "pooled by attention."
             )
         return self.model.vit
 
     @cached_property
-    def _attention_pass(self) -> tuple[tuple[Seen, ...], Tensor]:
-        with torch.inference_mode(False), self.model.lock, torch.enable_grad():
+    def _attention_pass(self) -> tuple[tuple[Seen, ...], Tensor, Pooled | None]:
+        with torch.inference_mode(False), self.model.running(), torch.enable_grad():
             pixels = self.pixels[None].clone().requires_grad_(True)  # so that a graph begins
-            return watch(self.vit, lambda: self.model.encode_pixels(pixels))
+            seen, embedding = watch(self.vit, lambda: self.model.encode_pixels(pixels))
+            if self.vit.pool is None:
+                return seen, embedding, None
+            pooled = self.vit.pool(seen[-1].output)
+            return seen, nn.functional.normalize(pooled.embedding, dim=-1), pooled
 
     def keep_outputs(self, modules: Sequence[nn.Module]) -> tuple[Tensor, list[Tensor], Tensor]:
         """Run the photo once more, with gradients from the pixels on.
