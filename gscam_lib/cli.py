@@ -140,7 +140,7 @@ def evaluate(
         how = _preset(preset, threshold, rule, inclusive)
         pairs = list(_examples(dataset, root, annotations))
         known = _asked(clip, pairs, template, search)
-        chosen = methods.split(",")
+        chosen = [m.strip() for m in methods.split(",")]
         if dask:
             rows = _on_dask(
                 dask, model, known, chosen, out, shards=shards, k=k, preset=how, retry=retry
@@ -460,7 +460,8 @@ def benchmark(
         clips = {name: gs.load_model(name) for name in models.split(",")}  # all, before the work
         for name, clip in clips.items():
             known = gs.known_examples(clip, pairs)
-            named = [analyses.methods_for(clip) if m == "all" else [m] for m in methods.split(",")]
+            asked = [m.strip() for m in methods.split(",")]
+            named = [analyses.methods_for(clip) if m == "all" else [m] for m in asked]
             wanted = [m for m in dict.fromkeys(chain(*named)) if m not in skip.split(",")]
             folder = out / name.replace("/", "-").lstrip("-.")
             found = analyses.benchmark(

@@ -205,6 +205,9 @@ def test_one_pass_serves_all_of_them(vit, photo, monkeypatch):
         "surgery",
         "gem",
         "sclip",
+        "clearclip",
+        "naclip",
+        "patches",
     ):
         for prompt in (PROMPT, "a dog", HELD):
             assert gs.METHODS[method](trace, prompt).isfinite().all()
@@ -233,6 +236,51 @@ def test_sclip_by_hand(vit, trace, photo):
         run = naive.vit(vit, photo, attention=attention)
         expected = scores(vit, naive.joint(vit, run["out"][-1][1:]), PROMPT)
     found = gs.METHODS["sclip"](trace, PROMPT)
+    np.testing.assert_allclose(found, lifted(expected).reshape(4, 4), atol=1e-4)
+
+
+def attention_alone(model, seen, mix):
+    """Patches from the last attention's output, nothing added to it, head by head."""
+    attn = model.network.visual.transformer.resblocks[-1].attn
+    d = seen["q"][-1].shape[1] // attn.num_heads
+    parts = []
+    for h in range(attn.num_heads):
+        q, k, v = (seen[key][-1][:, h * d : (h + 1) * d] for key in "qkv")
+        parts.append(mix(q, k) @ v)
+    out = torch.cat(parts, 1) @ attn.out_proj.weight.T + attn.out_proj.bias
+    return naive.joint(model, out[1:])
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, HELD], ids=["plain", "contrastive"])
+def test_clearclip_by_hand(vit, trace, seen, prompt):
+    with torch.no_grad():
+        places = attention_alone(vit, seen, lambda q, k: naive.softmax_attention(q, q, None))
+        expected = scores(vit, places, prompt)
+    found = gs.METHODS["clearclip"](trace, prompt)
+    np.testing.assert_allclose(found, lifted(expected).reshape(4, 4), atol=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [5.0, 0.7])
+def test_naclip_by_hand(vit, trace, seen, sigma):
+    near = torch.zeros(17, 17)
+    for i in range(16):
+        for j in range(16):
+            square = (i // 4 - j // 4) ** 2 + (i % 4 - j % 4) ** 2
+            near[1 + i, 1 + j] = math.exp(-square / (2 * sigma**2))
+
+    def mix(q, k):
+        return (k @ k.T / math.sqrt(k.shape[1]) + near).softmax(1)
+
+    with torch.no_grad():
+        expected = scores(vit, attention_alone(vit, seen, mix), PROMPT)
+    found = gs.METHODS["naclip"](trace, PROMPT, sigma=sigma)
+    np.testing.assert_allclose(found, lifted(expected).reshape(4, 4), atol=1e-4)
+
+
+def test_patch_similarity_is_the_networks_own_output(vit, trace, seen):
+    with torch.no_grad():
+        expected = scores(vit, naive.joint(vit, seen["out"][-1][1:]), PROMPT)
+    found = gs.METHODS["patches"](trace, PROMPT)
     np.testing.assert_allclose(found, lifted(expected).reshape(4, 4), atol=1e-4)
 
 

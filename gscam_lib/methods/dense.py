@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gscam_lib.methods.method import Count, method
+from gscam_lib.methods.method import Count, Positive, method
 from gscam_lib.methods.perturbation import lifted
 from gscam_lib.model.layers import channel_axis, find_layer
 from gscam_lib.model.prompts import Prompt, Target, as_target
@@ -95,6 +95,59 @@ def sclip(trace: Trace, prompt: Prompt) -> Tensor:
 
 def _correlative(heads: Heads) -> Tensor:
     return attend(heads.q, heads.q) + attend(heads.k, heads.k)
+
+
+@method("ClearCLIP", "Lan et al., ECCV", 2024, forward="2", towers=("vit",), as_released={})
+def clearclip(trace: Trace, prompt: Prompt) -> Tensor:
+    """ClearCLIP: what the last attention adds, and nothing else: (h, w) ≥ 0, lifted.
+
+    L_i = s(f_i, t), f_i (D,) patch i's softmax(qqᵀ/√d) v, projected and led through the head
+    without skip connection and feed-forward.
+    Lan et al., ClearCLIP: Decomposing CLIP Representations, ECCV 2024.
+    """
+    mix = lambda heads: attend(heads.q, heads.q)  # noqa: E731
+    features = trace.keep("clearclip", lambda: _attention_alone(trace, mix))
+    return _similarity(trace, features, prompt)
+
+
+@method("NACLIP", "Hajimiri et al., WACV", 2025, forward="2", towers=("vit",), as_released={})
+def naclip(trace: Trace, prompt: Prompt, *, sigma: Positive = 5.0) -> Tensor:
+    """NACLIP: the last attention alone, keys to keys, the nearer the more: (h, w) ≥ 0, lifted.
+
+    L_i = s(f_i, t), f_i (D,) patch i's softmax(kkᵀ/√d + ω) v, projected and led through the head
+    without skip connection and feed-forward; ω_ij = exp(−|i − j|² / 2σ²) between patches i and j,
+    0 for the class token. sigma: σ, in patches.
+    Hajimiri et al., Pay Attention to Your Neighbours, WACV 2025.
+    """
+
+    def mix(heads: Heads) -> Tensor:
+        logits = heads.k @ heads.k.mT * heads.k.shape[-1] ** -0.5
+        near = _nearness(trace.vit.grid, sigma).to(logits)
+        prefix = logits.shape[-1] - len(near)
+        attention: Tensor = (logits + F.pad(near, (prefix, 0, prefix, 0))).softmax(-1)
+        return attention
+
+    features = trace.keep(("naclip", sigma), lambda: _attention_alone(trace, mix))
+    return _similarity(trace, features, prompt)
+
+
+def _nearness(grid: tuple[int, int], sigma: float) -> Tensor:
+    """A Gaussian of the distance between patches: (N, N), 1 on the diagonal."""
+    places = torch.cartesian_prod(*(torch.arange(side).float() for side in grid))
+    return torch.exp(-torch.cdist(places, places).square() / (2 * sigma**2))
+
+
+@method("Patch similarity", "Radford et al., ICML", 2021, forward="2", towers=("vit",))
+def patches(trace: Trace, prompt: Prompt) -> Tensor:
+    """Patch similarity: the patches of CLIP as it is, scored like photos: (h, w) ≥ 0, lifted.
+
+    L_i = s(f_i, t), f_i (D,) patch i's output token, led through the head. What every other method
+    of this family sets out to mend: often it is low where the object is.
+    Radford et al., Learning Transferable Visual Models, ICML 2021, has the network.
+    """
+    mix = lambda heads: attend(heads.q, heads.k)  # noqa: E731
+    features = trace.keep("patches", lambda: _last_block(trace, mix))
+    return _similarity(trace, features, prompt)
 
 
 @method(
@@ -206,6 +259,15 @@ def _last_block(trace: Trace, mix: Mix) -> Tensor:
     vit, attention = trace.vit, trace.attention  # before the lock, which they take too
     with trace.model.running():
         return _patches(trace, last_block(vit, attention, mix))
+
+
+@torch.no_grad()
+def _attention_alone(trace: Trace, mix: Mix) -> Tensor:
+    """Unit vectors (D, h, w) of what the last attention gives each patch, by `mix`."""
+    block, heads = trace.vit.blocks[-1], trace.attention[-1].heads
+    with trace.model.running():
+        mixed = block.project(side_by_side(mix(heads) @ heads.v))
+        return _patches(trace, trace.vit.head(mixed))
 
 
 @torch.no_grad()

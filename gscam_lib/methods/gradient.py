@@ -23,8 +23,9 @@ def gradcam(trace: Trace, prompt: Prompt) -> Tensor:
 
 
 @method(
-    "Grad-CAM++", "Chattopadhay et al., WACV", 2018, name="gradcam++", backward="1", as_released={}
-)
+    "Grad-CAM++", "Chattopadhay et al., WACV", 2018, name="gradcam++", backward="1",
+    as_released={}, parity="2e-6 (grad-cam, large gradients)",
+)  # fmt: skip
 def gradcam_plus_plus(trace: Trace, prompt: Prompt) -> Tensor:
     """Grad-CAM++: positive gradients, each weighted by its share α in the score: (h, w) ≥ 0.
 
@@ -51,7 +52,10 @@ def xgradcam(trace: Trace, prompt: Prompt) -> Tensor:
     return torch.einsum("c,chw->hw", weights, A).relu()
 
 
-@method("HiResCAM", "Draelos and Carin, arXiv 2011.08891", 2020, backward="1", as_released={})
+@method(
+    "HiResCAM", "Draelos and Carin, arXiv 2011.08891", 2020, backward="1",
+    as_released={}, parity="3e-6 (grad-cam)",
+)  # fmt: skip
 def hirescam(trace: Trace, prompt: Prompt) -> Tensor:
     """HiResCAM: activation times gradient, place by place, no averaging: (h, w) ≥ 0.
 
@@ -117,7 +121,7 @@ def _sign(along: Tensor, rows: Tensor) -> int:
 
 @method(
     "FullGrad", "Srinivas and Fleuret, NeurIPS", 2019,
-    forward="2", backward="1", towers=("resnet", "cnn"),
+    forward="2", backward="1", towers=("resnet", "cnn"), parity="2e-6 (grad-cam)",
 )  # fmt: skip
 def fullgrad(trace: Trace, prompt: Prompt) -> Tensor:
     """FullGrad: gradient times input, and gradient times bias of every layer: (S, S) ≥ 0.

@@ -153,8 +153,9 @@ class Method:
     forward, backward: passes through the image tower for one photo and prompt, the trace's own
     included; C channels, k chosen, N masks or samples, G groups, L blocks. as_released: the options
     with which the authors' own code runs, None where there is none to compare with; parity: how
-    near the two then are, as the largest difference of maps in [0, 1]. Calling it raises ValueError
-    on a tower it is not defined for, for options it does not take, and for a map with NaN.
+    near the two then are, as the largest difference of maps in [0, 1], or how near a package is.
+    Calling it raises ValueError on a tower it is not defined for, for options it does not take, and
+    for a map with NaN.
     """
 
     name: str

@@ -87,7 +87,14 @@ def _blurred(trace: Trace, sigma: float) -> Tensor:
     return F.conv2d(across, kernel[None, None, :, None])[:, 0]
 
 
-@method("RISE", "Petsiuk et al., BMVC", 2018, forward="1 + N, N = 8000", as_released={})
+@method(
+    "RISE",
+    "Petsiuk et al., BMVC",
+    2018,
+    forward="1 + N, N = 8000",
+    as_released={},
+    parity="but for the masks' borders",
+)
 def rise(
     trace: Trace,
     prompt: Prompt,
@@ -156,7 +163,7 @@ def _rise_masks(grids: Tensor, shifts: Tensor, size: tuple[int, int]) -> Tensor:
 
 @method(
     "Ablation-CAM", "Desai and Ramaswamy, WACV", 2020,
-    forward="1 + C / 8, and C from the layer on",
+    forward="1 + C / 8, and C from the layer on", parity="4e-6 (grad-cam, maps from 0 on)",
 )  # fmt: skip
 def ablationcam(trace: Trace, prompt: Prompt) -> Tensor:
     """Ablation-CAM: each channel weighs the score that is lost when it is set to zero: (h, w) ≥ 0.

@@ -64,7 +64,10 @@ RANKINGS: dict[str, Callable[[Trace, Prompt, int], Tensor]] = {
 """What a channel is worth, (C,), from a trace, a prompt and a seed: the highest are chosen."""
 
 
-@method("ScoreCAM", "Wang et al., CVPR Workshops", 2020, forward="1 + C", as_released={})
+@method(
+    "ScoreCAM", "Wang et al., CVPR Workshops", 2020, forward="1 + C",
+    as_released={}, parity="5e-6 (grad-cam)",
+)  # fmt: skip
 def scorecam(trace: Trace, prompt: Prompt) -> Tensor:
     """ScoreCAM: every channel masks the photo and is weighted by its score: (h, w) ≥ 0.
 
@@ -87,7 +90,10 @@ def _combine(trace: Trace, prompt: Prompt, chosen: Tensor, weighting: str) -> Te
     return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()
 
 
-@method("SS-CAM", "Wang et al., arXiv 2006.14255", 2020, forward="1 + N C, N = 35", as_released={})
+@method(
+    "SS-CAM", "Wang et al., arXiv 2006.14255", 2020, forward="1 + N C, N = 35",
+    as_released={}, parity="4e-6 (torchcam)",
+)  # fmt: skip
 def sscam(
     trace: Trace,
     prompt: Prompt,
