@@ -39,7 +39,13 @@ DatasetOption = Annotated[
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the images.")]
 AnnotationsOption = Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")]
 PresetOption = Annotated[str, typer.Option(help="clean or paper.")]
-ModelOption = Annotated[str, typer.Option(help="Bundled name, folder, or open_clip arch/tag.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="Bundled name, open_clip arch/tag or arch/FILE, a file or folder of weights, or "
+        "hf-hub:org/name."
+    ),
+]
 OutOption = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 
 
@@ -68,6 +74,18 @@ def heatmap(
         _fail(error)
 
 
+def _load(name: str) -> Model:
+    """Load a model; what had to be assumed about it is printed."""
+    import gscam_lib as gs
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        model = gs.load_model(name)
+    for warning in caught:
+        typer.secho(f"warning: {warning.message}", fg="yellow", err=True)
+    return model
+
+
 def _draw_heatmaps(
     photo: Path, prompts: list[str], name: str, method: str, k: int | None, out: Path
 ) -> None:
@@ -76,7 +94,7 @@ def _draw_heatmaps(
 
     function, options = read_method(method)
     options = {"k": k, **options}
-    clip = gs.load_model(name)
+    clip = _load(name)
     trace = clip.trace(photo)
     heats, boxes = [], []
     for prompt in prompts:
@@ -136,7 +154,7 @@ def evaluate(
     import gscam_lib as gs
 
     try:
-        clip = gs.load_model(model)
+        clip = _load(model)
         how = _preset(preset, threshold, rule, inclusive)
         pairs = list(_examples(dataset, root, annotations))
         known = _asked(clip, pairs, template, search)
@@ -457,7 +475,7 @@ def benchmark(
 
     try:
         pairs = list(_examples(dataset, root, annotations))
-        clips = {name: gs.load_model(name) for name in models.split(",")}  # all, before the work
+        clips = {name: _load(name) for name in models.split(",")}  # all, before the work
         for name, clip in clips.items():
             known = gs.known_examples(clip, pairs)
             asked = [m.strip() for m in methods.split(",")]

@@ -333,6 +333,17 @@ def test_download_keeps_a_folder_that_loads(monkeypatch, tmp_path):
     assert save_model("ViT-S-32-alt/random") == path
 
 
+def test_the_command_line_says_what_was_assumed(tmp_path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
+    path = saved(network().state_dict(), tmp_path / "x.pt")
+    arguments = ["heatmap", tmp_path / "photo.png", "a cat", "-o", tmp_path / "cat.png"]
+    with named:
+        result = CliRunner().invoke(app, list(map(str, [*arguments, "--k", 2, "--model", path])))
+    assert result.exit_code == 0, result.output
+    assert "warning: The architecture of" in result.stderr
+    assert "tiny-vit-quickgelu" in result.stderr
+
+
 def test_download_keeps_what_belongs_to_the_text_tower(monkeypatch, tmp_path):
     """Tokenizer and configuration of a text tower of transformers are saved with the weights."""
     transformers = pytest.importorskip("transformers", reason="it is an optional package")

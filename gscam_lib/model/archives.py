@@ -14,6 +14,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,10 +45,13 @@ Tensors: TypeAlias = dict[str, Stored]
 
 @dataclass(frozen=True)
 class Archive:
-    """What a file holds: nested dicts of tensors and plain values; scripted: from TorchScript."""
+    """What a file holds: nested dicts of tensors and plain values.
+
+    classes: names of the modules' classes, which only a TorchScript archive tells.
+    """
 
     content: Any
-    scripted: bool = False
+    classes: frozenset[str] = frozenset()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -209,6 +213,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(file)
         self._archive = archive
         self._scripted = scripted
+        self.classes: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -225,7 +230,10 @@ class _Reader(pickle.Unpickler):
             return torch.uint8
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
-        if (module, name) in HARMLESS or (self._scripted and module.startswith("__torch__")):
+        if self._scripted and module.startswith("__torch__"):
+            self.classes.add(name)
+            return Inert
+        if (module, name) in HARMLESS:
             return Inert
         raise Refused(f"it asks to run {module}.{name}, and a file of weights asks for no code")
 
@@ -258,6 +266,10 @@ class _ZipTensors:
     prefix: str
     sizes: Mapping[str, int]
     last: list[Any] = field(default_factory=lambda: ["", None])
+
+    @cached_property
+    def _open(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path)  # closed with the last tensor that needs it
 
     def tensor(self, storage: Any, offset: int, shape: Any, stride: Any, *ignored: Any) -> Stored:
         shape, stride = tuple(map(int, shape)), tuple(map(int, stride))
@@ -299,7 +311,7 @@ class _ZipTensors:
 
     def _read_into(self, buffer: Tensor, name: str) -> Tensor:
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(name) as record:
+            with self._open.open(name) as record:
                 view = memoryview(buffer.numpy())  # type: ignore[arg-type]
                 while len(view):
                     count = record.readinto(view)  # type: ignore[attr-defined]
@@ -328,10 +340,9 @@ def _read_zip(path: Path) -> Archive:
         sizes = {n: e.file_size for n, e in plain.items() if e.file_size <= room}
         tensors = _ZipTensors(path, prefix, sizes)
         with archive.open(pickles[0]) as file:
-            content = _Reader(file, tensors, scripted).load()
-    if scripted:
-        content = dict(_flat(content))
-    return Archive(content, scripted)
+            reader = _Reader(file, tensors, scripted)
+            content = reader.load()
+    return Archive(dict(_flat(content)) if scripted else content, frozenset(reader.classes))
 
 
 def _flat(module: Any, prefix: str = "") -> Iterable[tuple[str, Stored]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
@@ -93,14 +93,18 @@ def check_kind(tensors: Tensors, source: str, *, part: bool = False) -> None:
         )
 
 
-def of_openai(tensors: Tensors) -> bool:
-    """Whether the tensors tell that they are OpenAI's: three keys, or its pattern of fp16."""
-    if all(key in tensors for key in OPENAI_KEYS):
-        return True
-    kinds = [
-        tensors[n].dtype if n in tensors else None for n in ("text_projection", "ln_final.weight")
-    ]
-    return kinds == [torch.float16, torch.float32]
+def quick_gelu(tensors: Tensors, classes: Collection[str] = ()) -> tuple[bool, bool]:
+    """Whether the towers use QuickGELU, and whether that is certain; no tensor's shape shows it.
+
+    classes: of the modules, where they are known. OpenAI's files have three keys of their own.
+    """
+    if "QuickGELU" in classes or all(key in tensors for key in OPENAI_KEYS):
+        return True, True
+    if "GELU" in classes:
+        return False, True
+    pair = ("text_projection", "ln_final.weight")  # OpenAI's package leaves norms in fp32
+    kinds = [tensors[name].dtype if name in tensors else None for name in pair]
+    return kinds == [torch.float16, torch.float32], False
 
 
 # ---------------------------------------------------------------- the architecture
@@ -112,12 +116,15 @@ def named_config(architecture: str) -> Config:
     return config
 
 
-def guess_architecture(tensors: Tensors, source: str, quick: bool | None) -> tuple[Config, str]:
+def guess_architecture(
+    tensors: Tensors, source: str, classes: Collection[str] = ()
+) -> tuple[Config, str]:
     """Configuration that has exactly these tensors, and its name in open_clip ("" if it has none).
 
-    quick: whether QuickGELU is used, None if nobody knows: then it is said that GELU is assumed.
-    Raises ValueError if no configuration has these tensors, or several different ones do.
+    classes: as in `quick_gelu`. Warns of what is assumed; raises ValueError if no configuration has
+    these tensors, or several different ones do.
     """
+    quick, certain = quick_gelu(tensors, classes)
     fitting = {name: config for name, config in _candidates(tensors) if _fits(config, tensors)}
     bare = {name: {**c, "quick_gelu": False} for name, c in fitting.items()}
     distinct = [name for i, name in enumerate(bare) if bare[name] not in list(bare.values())[:i]]
@@ -127,12 +134,12 @@ def guess_architecture(tensors: Tensors, source: str, quick: bool | None) -> tup
             f"load_model(…, arch='{distinct[0]}')."
         )
     if fitting:
-        wanted = [n for n, c in fitting.items() if bool(c.get("quick_gelu")) == bool(quick)]
+        wanted = [n for n, c in fitting.items() if bool(c.get("quick_gelu")) == quick]
         name = (wanted or list(fitting))[0]
-        config = {**fitting[name], "quick_gelu": bool(quick)}
+        config = {**fitting[name], "quick_gelu": quick}
     else:
-        config, name = {**_by_openais_rule(tensors, source), "quick_gelu": bool(quick)}, ""
-    if quick is None:
+        config, name = {**_by_openais_rule(tensors, source), "quick_gelu": quick}, ""
+    if not certain:
         warnings.warn(_assumed(source, config, name), WeightsWarning, stacklevel=2)
     return config, name
 
@@ -141,10 +148,17 @@ def _assumed(source: str, config: Config, name: str) -> str:
     what = f"taken for {name}" if name else f"of no known name (heads {HEAD} wide are assumed)"
     if "timm_model_name" in config["vision_cfg"]:
         return f"The architecture of {source} is {what}, by the shapes of its tensors."
+    bare = (name or "architecture").removesuffix("-quickgelu")
+    if config["quick_gelu"]:
+        activation = f"QuickGELU is assumed, since its fp16 is as OpenAI's; if not, arch='{bare}'."
+    else:
+        activation = (
+            f"GELU is assumed; if it comes from OpenAI's weights, load it with "
+            f"arch='{bare}-quickgelu'."
+        )
     return (
         f"The architecture of {source} is {what}, by the shapes of its tensors. They do not show "
-        f"the activation: GELU is assumed. If it comes from OpenAI's weights, load it with "
-        f"arch='{name or 'architecture'}-quickgelu'."
+        f"the activation: {activation}"
     )
 
 

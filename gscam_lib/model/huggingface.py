@@ -375,12 +375,21 @@ def preprocess_of(settings: Config | None, kind: str, source: str) -> Config:
     scale = 255 * float(settings.get("rescale_factor") or 1 / 255)
     if settings.get("do_rescale") is False:
         scale = 255.0
-    size = settings.get("size") or {}
+    size, crop = settings.get("size") or {}, settings.get("crop_size")
     cropped = settings.get("do_center_crop", kind == "clip")
     squashed = not cropped or (isinstance(size, dict) and "height" in size)
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else size
+    side = crop.get("height") if isinstance(crop, dict) else crop
+    resample = RESAMPLE.get(int(settings.get("resample") or 3), "bicubic")
+    if resample not in ("bilinear", "bicubic") or (not squashed and side and side != shortest):
+        warnings.warn(
+            f"The image processor of {source} resizes to {size} by {resample} and cuts out {crop}; "
+            "here photos are resized to the input itself, bilinear or bicubic.",
+            WeightsWarning, stacklevel=2,
+        )  # fmt: skip
     return {
         "mean": [m / scale for m in mean],
         "std": [s / scale for s in std],
-        "interpolation": RESAMPLE.get(int(settings.get("resample") or 3), "bicubic"),
+        "interpolation": resample,
         "resize_mode": "squash" if squashed else "shortest",
     }

@@ -114,7 +114,7 @@ def _from_openai(network: Any, state: Any, parts: Parts) -> tuple[Any, Any]:
     source = f"the live {type(network).__name__}"
     tensors = named_tensors(state, source)
     names = {getattr(m, "original_name", type(m).__name__) for m in network.modules()}
-    config, _ = guess_architecture(tensors, source, quick="QuickGELU" in names)
+    config, _ = guess_architecture(tensors, source, names)
     made = network_with(lambda empty: assemble(config, empty=empty), tensors, source)
     set_preprocess(made, _of_transforms(parts.preprocess))
     return made, _own_tokenizer(made, None, source)

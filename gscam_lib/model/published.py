@@ -72,8 +72,12 @@ def network_for(config: Config, tensors: Tensors | None, source: str) -> Any:
         huggingface.need_transformers(f"The text tower of {source} ({name})")
     try:
         if tensors is None:
-            return assemble(config, empty=False)
-        return network_with(lambda empty: assemble(config, empty=empty), tensors, source)
+            network = assemble(config, empty=False)
+        else:
+            network = network_with(lambda empty: assemble(config, empty=empty), tensors, source)
+        if name:  # a text tower of transformers counts more positions than it was trained on
+            network.context_length = config["text_cfg"].get("context_length", 77)
+        return network
     except OSError as error:
         raise FileNotFoundError(
             f"The text tower of {source} needs the configuration of {name} from the Hugging Face "

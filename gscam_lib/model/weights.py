@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from gscam_lib.model import huggingface
 from gscam_lib.model.archives import Tensors, read_archive, read_json
 from gscam_lib.model.checkpoints import (
     Config,
+    WeightsWarning,
     check_kind,
     fill,
     guess_architecture,
     named_config,
     named_tensors,
-    of_openai,
+    quick_gelu,
     set_preprocess,
 )
 from gscam_lib.model.live import from_live
@@ -221,14 +223,9 @@ def _from_file(path: Path, arch: str | None) -> Loaded:
     theirs = any(name.startswith("vision_model.") for name in tensors)
     if arch is None and theirs and (folder / "config.json").is_file():
         return _from_transformers_folder(folder, huggingface.read_config(folder), tensors)
+    tensors = huggingface.in_names_of_open_clip(tensors)
     trained_as = arch or _noted_architecture(path)
-    return _from_tensors(
-        huggingface.in_names_of_open_clip(tensors),
-        str(path),
-        trained_as,
-        str(path),
-        archive.scripted,
-    )
+    return _from_tensors(tensors, str(path), trained_as, str(path), archive.classes)
 
 
 def _noted_architecture(checkpoint: Path) -> str | None:
@@ -239,22 +236,30 @@ def _noted_architecture(checkpoint: Path) -> str | None:
             text = notes.read_text(encoding="utf-8", errors="replace")
             found = re.search(r"^model: (\S+)$", text, re.M)
             if found and found[1] in open_clip.list_models():
-                quick = "force_quick_gelu: True" in text or "pretrained: openai" in text
-                named = f"{found[1]}-quickgelu"
-                return named if quick and named in open_clip.list_models() else found[1]
+                quick = f"{found[1]}-quickgelu"
+                if "force_quick_gelu: True" in text and quick in open_clip.list_models():
+                    return quick
+                if "pretrained: openai" in text and not found[1].endswith("-quickgelu"):
+                    warnings.warn(
+                        f"{notes} says that the training of {found[1]} began with OpenAI's weights;"
+                        f" older versions of open_clip then used QuickGELU: arch='{quick}'.",
+                        WeightsWarning,
+                        stacklevel=2,
+                    )
+                return found[1]
     return None
 
 
 def _from_tensors(
-    tensors: Tensors, source: str, arch: str | None, name: str, openai: bool = False
+    tensors: Tensors, source: str, arch: str | None, name: str, classes: Collection[str] = ()
 ) -> Loaded:
-    openai = openai or of_openai(tensors)
     if arch is None:
-        config, arch = guess_architecture(tensors, source, True if openai else None)
+        config, arch = guess_architecture(tensors, source, classes)
     else:
         config = named_config(arch)
         better = f"{arch}-quickgelu"
-        if openai and not config.get("quick_gelu") and better in open_clip.list_models():
+        seen = quick_gelu(tensors, classes) == (True, True) and not config.get("quick_gelu")
+        if seen and better in open_clip.list_models():
             raise ValueError(
                 f"The weights of {source} are OpenAI's, trained with QuickGELU, and '{arch}' runs "
                 f"without it, which gives wrong texts. Use '{better}'."

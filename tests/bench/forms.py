@@ -208,8 +208,8 @@ def _(d: Path) -> Made:
 # ---------------------------------------------------------------- OpenAI
 
 
-class OpenAI(nn.Module):
-    """What the `clip` package gives: the same names, three numbers more, and classes of its own."""
+class Traced(nn.Module):
+    """The parts of a network in a class that can be traced."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()
@@ -217,12 +217,19 @@ class OpenAI(nn.Module):
             setattr(self, name, child)
         for name in ("positional_embedding", "text_projection", "logit_scale"):
             setattr(self, name, getattr(source, name))
-        for name, value in (("input_resolution", 64), ("context_length", 16),
-                            ("vocab_size", 49408)):  # fmt: skip
-            self.register_buffer(name, torch.tensor(value))
 
     def forward(self, scale: torch.Tensor) -> torch.Tensor:
         return self.logit_scale * scale
+
+
+class OpenAI(Traced):
+    """What the `clip` package gives: the same names, three numbers more, and classes of its own."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source)
+        for name, value in (("input_resolution", 64), ("context_length", 16),
+                            ("vocab_size", 49408)):  # fmt: skip
+            self.register_buffer(name, torch.tensor(value))
 
     def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         return self.visual(images)
@@ -245,13 +252,22 @@ def _(d: Path) -> Made:
     return Made(saved(OpenAI(low).state_dict(), d / "x.pt"), twin)
 
 
-@form("OpenAI", "state dict without them, fp16")
+@form("OpenAI", "state dict without them, fp16", warns="QuickGELU is assumed")
 def _(d: Path) -> Made:
     low, twin = half(network("vit", quick=True))
     return Made(saved(low.state_dict(), d / "x.pt"), twin)
 
 
-@form("OpenAI", "the same under the architecture without QuickGELU", refused="tiny-rn-quickgelu")
+@form("OpenAI", "TorchScript archive of an open_clip network, GELU")
+def _(d: Path) -> Made:
+    path = d / "archive.pt"
+    torch.jit.trace(Traced(network()), torch.ones(())).save(path)
+    return Made(path, network())
+
+
+@form(
+    "OpenAI", "its three keys under an architecture without QuickGELU", refused="tiny-rn-quickgelu"
+)
 def _(d: Path) -> Made:
     low, _ = half(network("rn", quick=True))
     return Made(saved(OpenAI(low).state_dict(), d / "x.pt"), None, {"arch": "tiny-rn"})
