@@ -27,8 +27,8 @@ PRINT = 300  # dots per inch of lossless figures
 
 def _folder() -> Path:
     """Where `save` writes: GSCAM_FIGURES, else a reader's own folder beside the shipped figures."""
-    if "GSCAM_FIGURES" in os.environ:
-        return Path(os.environ["GSCAM_FIGURES"])
+    if asked := os.environ.get("GSCAM_FIGURES"):
+        return Path(asked)
     shipped = Path(__file__).resolve().parents[2] / "figures"
     return shipped / "mine" if shipped.is_dir() else Path.cwd() / "figures"
 
