@@ -12,7 +12,7 @@ from gscam_lib.boxes import Heatmap
 from gscam_lib.methods import METHODS, read_method, title
 from gscam_lib.methods.method import check_k, check_options, check_trace
 from gscam_lib.model.photo import Geometry
-from gscam_lib.model.prompts import Prompt, Target, UnknownPromptWarning, as_target, label
+from gscam_lib.model.prompts import Prompt, UnknownPromptWarning, check_prompts, label
 from gscam_lib.trace import Trace, embed_masked
 
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
@@ -113,9 +113,7 @@ def several(
     the channels that they choose is embedded in full batches. method, options: as in `heatmap`.
     """
     check_trace(trace)
-    if isinstance(prompts, str | Target):
-        raise ValueError(f"Got one prompt, {label(prompts)!r}; expected a list of prompts.")
-    prompts = [prompt for prompt in prompts if as_target(prompt)]  # refuses what is no prompt
+    prompts = check_prompts(prompts)
     name, asked = _asked(method, None, options)
     if METHODS[name].backward != "0" and trace.model.tower in METHODS[name].towers:
         trace.prepare(prompts)

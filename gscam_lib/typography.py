@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl  # for its fonts, the same on every machine
 import numpy as np
 import pandas as pd
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from gscam_lib.datasets.example import Example
@@ -20,6 +21,7 @@ from gscam_lib.model.photo import ImageLike, load_photo
 from gscam_lib.trace import Trace
 
 TEMPLATE = "a photo of a {}."
+FONT = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
 FONT_SIZE = 96  # of the note before it is scaled to the photo
 Tracer = Callable[[Any], Trace]
 
@@ -36,15 +38,21 @@ def put_label(
     """A copy of a photo with a word written on a note: upright RGB of the photo's size.
 
     at: the note's centre as shares of width and height; width: the note's, as a share of the
-    photo's; paper: colour of the note, None for bare letters. Raises ValueError for an empty word
-    or shares outside of 0 to 1.
+    photo's; paper: colour of the note, None for bare letters. Raises ValueError for an empty word,
+    for letters that the font does not have, and for shares outside of 0 to 1.
     """
     if not word.strip():
         raise ValueError("Got an empty word; expected what the note should say.")
+    glyphs = FT2Font(str(FONT))
+    if missing := [c for c in word if not glyphs.get_char_index(ord(c))]:
+        raise ValueError(
+            f"Got the word {word!r}; the font {FONT.stem} has no sign for {', '.join(missing)} and "
+            "would draw an empty box."
+        )
     if not (0 < width <= 1 and all(0 <= share <= 1 for share in at)):
         raise ValueError(f"Got at={at} and width={width}; expected shares of the photo, 0 to 1.")
     photo = load_photo(image).copy()
-    font = _font()
+    font = ImageFont.truetype(str(FONT), FONT_SIZE)
     left, top, right, bottom = font.getbbox(word)
     pad = FONT_SIZE // 3
     note = Image.new(
@@ -58,20 +66,22 @@ def put_label(
     return photo
 
 
-def _font() -> ImageFont.FreeTypeFont:
-    path = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"
-    return ImageFont.truetype(str(path), FONT_SIZE)
-
-
 def probabilities(
     trace: Trace, candidates: Sequence[str], *, template: str = TEMPLATE
 ) -> dict[str, float]:
     """The softmax of a photo's logits over candidate names, each put in a template.
 
-    Raises ValueError for fewer than two candidates or names that occur twice.
+    Raises ValueError for fewer than two candidates or names that occur twice, and for a template in
+    which no name goes.
     """
-    if len(candidates) < 2 or len(set(candidates)) != len(candidates):
-        raise ValueError(f"Got {list(candidates)}; expected two or more different names.")
+    several = not isinstance(candidates, str)
+    if not several or len(candidates) < 2 or len(set(candidates)) != len(candidates):
+        raise ValueError(
+            f"Got {candidates if not several else list(candidates)!r}; expected two or more "
+            "different names."
+        )
+    if "{}" not in template:
+        raise ValueError(f"Got the template {template!r}; expected {{}} where the name goes.")
     logits = trace.logits([template.format(name) for name in candidates])
     return dict(zip(candidates, logits.softmax(0).tolist(), strict=True))
 

@@ -3,6 +3,9 @@
 import naive
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from skimage.filters import gaussian
 
 import gscam_lib as gs
@@ -33,6 +36,31 @@ def test_rounding_decides_about_a_pixel():
     faint = np.array([[0.0, 0.9 / 255]])  # constant in steps, and not
     hot = [boxes.hot_pixels(faint, rounding=rounding) for rounding in ("down", "nearest")]
     assert [h.sum() for h in hot] == [0, 1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)),
+           elements=st.floats(0, 1, width=32)),
+    st.sampled_from(["otsu", "p50", "p99", 0.001, 0.5, 1.0]),
+    st.sampled_from(boxes.RULES),
+    st.sampled_from(["down", "nearest"]),
+)  # fmt: skip
+def test_a_box_of_any_map_lies_in_it_and_holds_hot_pixels(values, threshold, rule, rounding):
+    hot = boxes.hot_pixels(values, threshold, rounding)
+    box = gs.heatmap_to_box(values, threshold=threshold, rule=rule, rounding=rounding)
+    assert (box is None) == (not hot.any())
+    if box is not None:
+        x0, y0, x1, y1 = box
+        assert 0 <= x0 < x1 <= values.shape[1]
+        assert 0 <= y0 < y1 <= values.shape[0]
+        inside = hot[y0:y1, x0:x1]
+        for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]):
+            assert edge.any()
+        if rule == "union":
+            assert inside.sum() == hot.sum()
+        if rule == "hottest_component":
+            assert values[y0:y1, x0:x1].max() == values[hot].max()
 
 
 def test_box_is_half_open_and_takes_the_largest_rectangle():

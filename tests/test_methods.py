@@ -1,6 +1,7 @@
 """methods/: against a naive implementation, and the limit cases."""
 
 import inspect
+import math
 import re
 from functools import partial
 
@@ -10,11 +11,14 @@ import open_clip
 import pytest
 import torch
 from conftest import TEXT, TOWERS, VISION, tiny_clip
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 import gscam_lib as gs
 from gscam_lib.heatmaps import to_photo
 from gscam_lib.methods import TOWERS as TOWER_KINDS
 from gscam_lib.methods import methods_table, read_method, title
+from gscam_lib.methods.method import check_options
 
 PROMPT = "an apple on a table"
 TARGETS = [
@@ -258,6 +262,59 @@ def test_methods_as_people_write_them():
     assert title(" legrad:as_released ") == "LeGrad, as released"
     assert title("rise:p=0.2") == "RISE, p = 0.2"
     assert title("another") == "another"
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
+    st.binary(max_size=3), st.lists(st.integers(), max_size=2), st.just(np.float32(0.5)), st.just(np.bool_(True)),
+    st.just(torch.tensor(True)), st.just(torch.tensor(2)), st.just(np.array([1, 2])),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(sorted(gs.METHODS)), st.data())
+def test_any_value_of_an_option_is_taken_or_refused_by_name(name, data):
+    option = data.draw(st.sampled_from([*gs.METHODS[name].options, "nothing"]))
+    value = data.draw(VALUES)
+    try:
+        taken = check_options(name, {option: value})[option]
+    except ValueError as error:
+        assert f"Got {option}=" in str(error)  # noqa: PT017
+        return
+    default = gs.METHODS[name].options[option]
+    if isinstance(value, bool):
+        assert isinstance(default, bool)
+    if isinstance(taken, int | float) and not isinstance(taken, bool):
+        assert math.isfinite(taken)
+        assert taken == value
+        assert taken >= (0 if option in ("seed", "sigma") else 1e-300)
+    if isinstance(taken, str):
+        assert isinstance(default, str)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.builds(
+            "{}:{}={}".format,
+            st.sampled_from(sorted(gs.METHODS)),
+            st.sampled_from(["k", "p", "blocks", "seed", "masks", "template", "as_released"]),
+            st.text("0123456789.-+e_'\"()[]{}TrueNon,: \\", max_size=8),
+        ),
+    )
+)
+@example("gscorecam:k={[]:1}")
+@example("gscorecam:k=" + "(" * 5000)
+@example("gscorecam:k=" + "9" * 5000)
+@example("gscorecam:k=\x00")
+def test_any_text_is_a_method_or_an_error_of_ours(text):
+    try:
+        name, options = read_method(text)
+    except ValueError as error:
+        assert str(error).startswith(("Got ", "No method", "'"))  # noqa: PT017
+        return
+    assert check_options(name, options) == options
 
 
 def test_presets_of_the_originals_defaults():

@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import gscam_lib as gs
 from gscam_lib.model import prompts
@@ -83,6 +85,27 @@ NAMES = frozenset(["cat", "box / carton", "kite (bird of prey)", "r.v.", "St. Be
 )
 def test_what_a_closed_vocabulary_knows(prompt, unknown):
     assert prompts.unknown_words(prompt, NAMES) == unknown
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_is_a_prompt_or_an_error_of_ours(text):
+    for ask in (prompts.with_article, lambda t: prompts.fill_all(t), gs.Target):
+        try:
+            ask(text)
+        except ValueError as error:
+            assert "empty prompt" in str(error)  # noqa: PT017
+            assert not text.strip()
+    assert isinstance(prompts.unknown_words(text, NAMES), tuple)
+    if not any(c.isalpha() for c in text):
+        assert prompts.unknown_words(text, NAMES)  # no name has been said
+
+
+def test_a_string_is_no_list_of_prompts(resnet, photo):
+    trace = resnet.trace(photo)
+    for one in ("a cat", gs.Target("a cat")):
+        with pytest.raises(ValueError, match="Got one prompt, 'a cat'; expected a list"):
+            trace.logits(one)
 
 
 def test_every_bundled_model_knows_its_own_names():

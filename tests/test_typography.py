@@ -33,7 +33,8 @@ def test_bare_letters_leave_the_photo_between_them():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"word": " "}, {"word": "a", "width": 0.0}, {"word": "a", "at": (0.5, 1.2)}]
+    "wrong",
+    [{"word": " "}, {"word": "猫"}, {"word": "a", "width": 0.0}, {"word": "a", "at": (0.5, 1.2)}],
 )
 def test_label_errors(wrong, photo):
     with pytest.raises(ValueError, match="Got"):
@@ -49,6 +50,10 @@ def test_probabilities_are_the_softmax_of_the_logits(resnet, photo):
         typography.probabilities(trace, ["cat"])
     with pytest.raises(ValueError, match="two or more"):
         typography.probabilities(trace, ["cat", "cat"])
+    with pytest.raises(ValueError, match="Got 'cat'; expected two or more"):
+        typography.probabilities(trace, "cat")
+    with pytest.raises(ValueError, match="where the name goes"):
+        typography.probabilities(trace, ["cat", "dog"], template="a photo")
 
 
 def _example(image, thing, word):

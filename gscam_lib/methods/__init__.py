@@ -45,7 +45,7 @@ def read_method(text: str, k: int | None = None) -> tuple[str, dict[str, Any]]:
             )
         else:
             given[option] = value
-            with suppress(ValueError, SyntaxError):
+            with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
                 given[option] = ast.literal_eval(value)
     options = check_options(name, preset | given)
     if k is not None:

@@ -14,7 +14,6 @@ from operator import index
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,7 +73,8 @@ def _taken(kind: Any, value: Any) -> Any:
         return next(a for a in allowed if type(a) is type(value) and a == value)
     if get_origin(kind) is Annotated:
         base, limits = get_args(kind)
-        if isinstance(value, bool | np.bool_) or (base is float and not isinstance(value, Real)):
+        truth = isinstance(value, bool) or getattr(value, "dtype", None) in (bool, torch.bool)
+        if truth or (base is float and not isinstance(value, Real)):
             raise TypeError
         number = index(value) if base is int else float(value)
         if not limits.holds(number):

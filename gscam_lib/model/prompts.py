@@ -73,6 +73,13 @@ def check_prompt(prompt: str) -> str:
     return prompt
 
 
+def check_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return several prompts, or raise ValueError for one, which would be read letter by letter."""
+    if isinstance(prompts, str | Target):
+        raise ValueError(f"Got one prompt, {label(prompts)!r}; expected a list of prompts.")
+    return [prompt for prompt in prompts if as_target(prompt)]
+
+
 def _sentences(prompts: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(map(check_prompt, [prompts] if isinstance(prompts, str) else prompts))
 
@@ -134,7 +141,7 @@ def with_article(name: str) -> str:
 
     What comes in pairs is "a pair of scissors"; a name that begins with an article stays as it is.
     """
-    words = name.lower().split()
+    words = check_prompt(name).lower().split()
     if words[0] in ("a", "an", "the"):
         return name
     if words[-1] in PAIRS:

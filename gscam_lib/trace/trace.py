@@ -23,7 +23,7 @@ from gscam_lib import __version__
 from gscam_lib.model.layers import Layer
 from gscam_lib.model.network import TOWERS, Network, paper_k
 from gscam_lib.model.photo import Preprocessing, photo_hash
-from gscam_lib.model.prompts import Prompt
+from gscam_lib.model.prompts import Prompt, check_prompts
 from gscam_lib.model.towers import Pooled, Seen, ViT, watch
 from gscam_lib.trace.store import Store
 
@@ -98,7 +98,8 @@ class Trace:
 
     def logits(self, prompts: Sequence[Prompt]) -> Tensor:
         """Logits of several prompts: (P,)."""
-        return torch.cat([self.model.scores(self.embedding[None], p) for p in prompts])
+        asked = check_prompts(prompts)
+        return torch.cat([self.model.scores(self.embedding[None], p) for p in asked])
 
     def gradients(self, prompt: Prompt) -> Tensor:
         """Gradient of a prompt's logit by the activations: (C, h, w).
