@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -365,3 +367,14 @@ def test_a_file_that_changed_since_it_was_read_gives_no_mask_of_another(coco):
     coco.write_text(coco.read_text().replace("30, 5", "31, 5"))
     with pytest.raises(ValueError, match="has changed since it was read"):
         _ = example.mask
+
+
+def test_files_opened_by_many_threads_leave_print_as_it_was(coco, capsys):
+    """Nothing of the whole process is changed, and put back in another order, by reading."""
+    before = sys.stdout
+    with ThreadPoolExecutor(8) as pool:
+        read = pool.map(lambda _: len(gs.CocoDataset(coco.parent, coco)), range(40))
+        assert set(read) == {3}
+    assert sys.stdout is before
+    print("still here")
+    assert capsys.readouterr().out == "still here\n"
