@@ -5,9 +5,15 @@ Examples are drawn by hypothesis; how many were tried, and what they gave, is pr
 """
 
 import csv
+import io
 import json
 import pickle
+import tarfile
+import tempfile
+import zipfile
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +24,7 @@ from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 
 import gscam_lib as gs
-from gscam_lib.datasets import DataError, read_csv, read_typographic, read_wsol
+from gscam_lib.datasets import DataError, downloads, read_csv, read_typographic, read_wsol
 from gscam_lib.datasets.check import check
 from gscam_lib.datasets.findings import escapes
 from gscam_lib.datasets.outlines import OutlineError, draw, to_rle
@@ -347,6 +353,41 @@ def test_wsol_lists_of_every_kind(tmp_path, labels, boxes, sizes, mapping):
     for example in data or ():
         assert not escapes(example.file)
         assert all(x0 < x1 and y0 < y1 for x0, y0, x1, y1 in example.boxes)
+
+
+# ---------------------------------------------------------------- archives
+
+
+def packed(kind):
+    made = io.BytesIO()
+    if kind == "toy.zip":
+        with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in ("images/a.txt", "images/b.txt"):
+                archive.writestr(name, "photo" * 50)
+        return made.getvalue()
+    with tarfile.open(fileobj=made, mode="w:gz" if kind.endswith("gz") else "w") as archive:
+        for name in ("images/a.txt", "images/b.txt"):
+            info = tarfile.TarInfo(name)
+            info.size = 250
+            archive.addfile(info, io.BytesIO(b"photo" * 50))
+    return made.getvalue()
+
+
+@many
+@given(st.sampled_from(["toy.zip", "toy.tar.gz", "toy.tar"]), st.data())
+def test_archives_with_bytes_changed_unpack_inside_their_folder_or_are_called_damaged(kind, data):
+    content = bytearray(packed(kind))
+    content = content[: data.draw(st.integers(len(content) // 2, 2 * len(content)))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        file, inside = Path(folder) / kind, Path(folder) / "inside"
+        inside.mkdir()
+        file.write_bytes(content)
+        archive = downloads.Archive(f"http://localhost/{kind}", len(content))
+        unpack = partial(downloads._unpack, file, archive, inside)
+        outcome(f"archive {kind}", unpack, file)
+        assert {p.name for p in Path(folder).iterdir()} <= {kind, "inside"}
 
 
 # ---------------------------------------------------------------- pixels

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import tarfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -19,6 +21,7 @@ from gscam_lib.paths import CACHE
 
 FOLDER = CACHE / "datasets"
 CHUNK = 1 << 20
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -262,7 +265,9 @@ def _unpack(file: Path, archive: Archive, target: Path) -> None:
             shutil.copy(file, target / archive.into)
     except tarfile.FilterError as error:
         raise ValueError(f"{file.name} would write outside its folder: {error}.") from error
-    except (zipfile.BadZipFile, tarfile.ReadError, EOFError) as error:
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # a full disk and the like
         file.unlink()
         raise ValueError(f"{file.name} is damaged ({error}); it is deleted, try again.") from error
 
