@@ -51,7 +51,7 @@ def _collisions(dataset: Sequence[Example]) -> list[Finding]:
     photos: dict[tuple[str, str], set[Any]] = defaultdict(set)
     asked: dict[tuple[str, ...], int] = defaultdict(int)
     for e in dataset:
-        photo = str(e.image) if isinstance(e.image, str | Path) else e._photo
+        photo = str(e.image) if isinstance(e.image, str | Path) else e._pixels
         photos[e.source, e.image_id].add(photo)
         asked[e.source, e.image_id, e.category, e.prompt] += 1
     shared = [f"{i!r} ({len(p)} photos)" for (_, i), p in photos.items() if len(p) > 1]
