@@ -1,4 +1,4 @@
-"""Scores of boxes and heatmaps against the truth, and how sure they are. NumPy only.
+"""Scores of boxes and heatmaps against the truth. NumPy only, knows no model.
 
 Boxes are (x0, y0, x1, y1), half-open pixels; values are (H, W) heatmaps in [0, 1]; masks are
 (H, W) bool.
@@ -6,21 +6,20 @@ Boxes are (x0, y0, x1, y1), half-open pixels; values are (H, W) heatmaps in [0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy import stats
-from scipy.ndimage import distance_transform_edt
+from scipy import ndimage, stats
 from skimage.metrics import structural_similarity
 
-from gscam_lib.boxes import BoxLike, Rule, heatmap_to_box, heatmap_to_boxes
+from gscam_lib.boxes import BoxLike
+from gscam_lib.evaluation.statistics import Statistic
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Interval: TypeAlias = tuple[float, float]
 DELTAS = (0.3, 0.5, 0.7)
-THRESHOLDS = tuple(i / 20 for i in range(1, 20))
-"""Shares of a map's height at which MaxBoxAcc looks for the best: 0.05, 0.1 … 0.95."""
+THRESHOLDS = tuple(i / 1000 for i in range(1000))
+"""Shares of a map's height at which MaxBoxAcc looks for the best, as its protocol has them."""
 
 
 # ---------------------------------------------------------------- boxes
@@ -29,16 +28,20 @@ THRESHOLDS = tuple(i / 20 for i in range(1, 20))
 def iou(a: BoxLike, b: BoxLike, *, inclusive: bool = False) -> float:
     """Intersection over union of two boxes, in [0, 1].
 
-    inclusive: count x1 and y1 as inside, as the paper's released code does; only for comparison
-    with its headline. Boxes without area have the IoU 0.
+    inclusive: count x1 and y1 as inside, as the paper's released code does (boxes that only touch
+    then share a line); for comparison with its headline. Boxes without area have the IoU 0.
     """
     more = 1 if inclusive else 0
     width = min(a[2], b[2]) - max(a[0], b[0]) + more
     height = min(a[3], b[3]) - max(a[1], b[1]) + more
-    if width <= 0 or height <= 0:
+    if width <= 0 or height <= 0 or (inclusive and not (_has_area(a) and _has_area(b))):
         return 0.0
     areas = [(x1 - x0 + more) * (y1 - y0 + more) for x0, y0, x1, y1 in (a, b)]
     return float(width * height / (sum(areas) - width * height))
+
+
+def _has_area(box: BoxLike) -> bool:
+    return bool(box[2] > box[0] and box[3] > box[1])
 
 
 def best_iou(box: BoxLike | None, truth: Sequence[BoxLike], *, inclusive: bool = False) -> float:
@@ -53,21 +56,27 @@ def ious_at_thresholds(
     truth: Sequence[BoxLike],
     thresholds: Sequence[float] = THRESHOLDS,
     *,
-    rule: Rule | None = None,
+    largest: bool = False,
 ) -> Array:
     """Best IoU with any true box at each threshold of a (H, W) heatmap: (thresholds,).
 
-    rule: the one box to take, "largest_component" for MaxBoxAcc; None takes the best of the boxes
-    of all regions, as MaxBoxAccV2 does (Choe et al. 2020).
+    thresholds: shares of the map's height, in 256 steps, as in the protocol; largest: take the box
+    of the largest region (MaxBoxAcc), otherwise the best of all regions (MaxBoxAccV2; Choe et al.
+    2020).
     """
-    ious = np.zeros(len(thresholds))
-    for i, threshold in enumerate(thresholds):
-        if rule is None:
-            boxes = heatmap_to_boxes(values, threshold=threshold)
-            ious[i] = max((best_iou(box, truth) for box in boxes), default=0.0)
-        else:
-            ious[i] = best_iou(heatmap_to_box(values, threshold=threshold, rule=rule), truth)
-    return ious
+    grey = (values * 255).astype(np.uint8)
+    levels = (np.asarray(thresholds) * int(grey.max())).astype(int)
+    found = {level: _best_region(grey > level, truth, largest) for level in np.unique(levels)}
+    return np.asarray([found[level] for level in levels])
+
+
+def _best_region(hot: Array, truth: Sequence[BoxLike], largest: bool) -> float:
+    regions, count = ndimage.label(hot, np.ones((3, 3)))
+    places = ndimage.find_objects(regions)
+    if largest and count:
+        places = [places[np.bincount(regions.ravel())[1:].argmax()]]
+    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in places]
+    return max((best_iou(box, truth) for box in boxes), default=0.0)
 
 
 def max_box_acc(ious: Array, *, delta: float = 0.5) -> tuple[float, int]:
@@ -86,23 +95,19 @@ def max_box_acc_v2(ious: Array, *, deltas: Sequence[float] = DELTAS) -> float:
     return float(np.mean([max_box_acc(ious, delta=d)[0] for d in deltas]))
 
 
-def max_box_acc_interval(
-    ious: Array, groups: Array, *, deltas: Sequence[float] = DELTAS, **bootstrap: Any
-) -> Interval:
-    """Bootstrap interval over images of MaxBoxAccV2, or of MaxBoxAcc where there is one delta.
+def box_hits(ious: Array, deltas: Sequence[float] = DELTAS) -> tuple[Array, Statistic]:
+    """What `statistics.bootstrap` wants for an interval of MaxBoxAccV2 (MaxBoxAcc for one delta).
 
-    ious: (n, thresholds); groups: (n,) the image of each; bootstrap: see `bootstrap_sums`. The best
-    threshold is looked for anew in each sample.
+    ious: (n, thresholds). The best threshold is looked for anew in each sample.
     """
     hits = np.stack([np.asarray(ious) >= d for d in deltas], 1).astype(float)
     rows = np.concatenate([hits.reshape(len(hits), -1), np.ones((len(hits), 1))], 1)
 
     def statistic(sums: Array) -> Array:
         shares = sums[:, :-1] / sums[:, -1:]
-        best: Array = shares.reshape(len(sums), len(deltas), -1).max(2).mean(1)
-        return best
+        return np.asarray(shares.reshape(len(sums), len(deltas), -1).max(2).mean(1))
 
-    return bootstrap_sums(rows, groups, statistic, **bootstrap)
+    return rows, statistic
 
 
 # ---------------------------------------------------------------- heatmaps
@@ -137,7 +142,7 @@ def center_hit(mask: Array, *, tolerance: float = 15) -> bool:
 def _near(mask: Array, point: Any, tolerance: float) -> bool:
     if not mask.any():
         return False
-    return bool(distance_transform_edt(~mask)[point] <= tolerance)
+    return bool(ndimage.distance_transform_edt(~mask)[point] <= tolerance)
 
 
 def energy_inside(values: Array, mask: Array) -> float:
@@ -185,11 +190,12 @@ def average_precision(counts: Array) -> float:
     """
     if not counts[1].sum():
         raise ValueError("PxAP needs at least one pixel of truth; all masks are empty.")
-    return float(_average_precisions(counts[None])[0])
+    return float(average_precisions(counts[None])[0])
 
 
-def _average_precisions(counts: Array) -> Array:
-    """Of (n, 2, bins) counts: (n,)."""
+def average_precisions(counts: Array) -> Array:
+    """`average_precision` of each of (n, 2, bins) or (n, 2 · bins) counts: (n,)."""
+    counts = counts.reshape(len(counts), 2, -1)
     wrong, right = np.moveaxis(np.cumsum(counts[:, :, ::-1], axis=2), 1, 0)
     precision = right / np.maximum(right + wrong, 1)
     recall = right / np.maximum(right[:, -1:], 1)
@@ -205,14 +211,6 @@ def pixel_average_precision(pairs: Iterable[tuple[Array, Array]], *, bins: int =
     """
     counts = sum((pixel_counts(v, m, bins=bins) for v, m in pairs), start=np.zeros((2, bins)))
     return average_precision(counts)
-
-
-def pixel_average_precision_interval(counts: Array, groups: Array, **bootstrap: Any) -> Interval:
-    """Bootstrap interval of PxAP over images.
-
-    counts: (n, 2, bins) of `pixel_counts`; groups: (n,) the image of each.
-    """
-    return bootstrap_sums(np.asarray(counts), groups, _average_precisions, **bootstrap)
 
 
 def area_under(scores: Sequence[float] | Array) -> float:
@@ -265,150 +263,3 @@ def _same_shape(values: Array, mask: Array) -> Array:
             "mask of the same shape."
         )
     return mask
-
-
-# ---------------------------------------------------------------- how sure
-
-
-def bootstrap_interval(
-    values: Array, groups: Array, *, samples: int = 2000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Percentile interval of a mean when whole groups (images) are drawn again with replacement.
-
-    values: (n,) numbers; groups: (n,) the image of each. Raises ValueError where there is nothing.
-    """
-    values = np.asarray(values, float)
-    if values.ndim != 1:
-        raise ValueError(f"Got values {values.shape}; expected a list of numbers.")
-    rows = np.stack([values, np.ones_like(values)], 1)
-    return bootstrap_sums(
-        rows, groups, lambda sums: sums[:, 0] / sums[:, 1], samples=samples, level=level, seed=seed
-    )
-
-
-def macro_mean(values: Array, classes: Array) -> float:
-    """Mean over classes of the means of their values: every class weighs alike."""
-    sums, counts = _by_class(values, classes)
-    return float((sums.sum(0) / counts.sum(0)).mean())
-
-
-def macro_interval(values: Array, classes: Array, groups: Array, **bootstrap: Any) -> Interval:
-    """Bootstrap interval of `macro_mean` over images; a sample's missing classes are left out."""
-    sums, counts = _by_class(values, classes)
-
-    def statistic(drawn: Array) -> Array:
-        total, count = drawn[:, 0], drawn[:, 1]
-        means = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-        found: Array = means.sum(1) / (count > 0).sum(1)
-        return found
-
-    return bootstrap_sums(np.stack([sums, counts], 1), groups, statistic, **bootstrap)
-
-
-def _by_class(values: Array, classes: Array) -> tuple[Array, Array]:
-    names, index = np.unique(np.asarray(classes), return_inverse=True)
-    counts = np.eye(len(names))[index]
-    return np.asarray(values, float)[:, None] * counts, counts
-
-
-def median_interval(
-    values: Array, groups: Array, *, samples: int = 2000, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Bootstrap interval of a median when whole images are drawn again.
-
-    values, groups: as for `bootstrap_interval`. Between two middle values their mean counts.
-    """
-    values, index, count = _grouped(values, groups)
-    order = np.argsort(values, kind="stable")
-    drawn = _draws(count, samples, seed)
-    medians = np.empty(samples)
-    for i, weights in enumerate(drawn):
-        weight = np.cumsum(weights[index[order]])
-        middle = [np.searchsorted(weight, weight[-1] / 2, side) for side in ("left", "right")]
-        medians[i] = values[order[middle]].mean()
-    return _percentiles(medians, level)
-
-
-def bootstrap_sums(
-    rows: Array,
-    groups: Array,
-    statistic: Callable[[Array], Array],
-    *,
-    samples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Percentile interval of whatever is computed from sums over rows, images drawn again.
-
-    rows: (n, ...) numbers; groups: (n,) the image of each; statistic: from (samples, ...) sums to
-    (samples,) numbers. Raises ValueError where there is nothing.
-    """
-    rows, index, count = _grouped(rows, groups)
-    sums = np.zeros((count, *rows.shape[1:]))
-    np.add.at(sums, index, rows)
-    flat = sums.reshape(count, -1)
-    found = [
-        statistic((drawn @ flat).reshape(-1, *rows.shape[1:]))
-        for drawn in np.array_split(_draws(count, samples, seed), max(1, flat.shape[1] // 200))
-    ]
-    return _percentiles(np.concatenate(found), level)
-
-
-def paired_difference(
-    a: Array, b: Array, groups: Array, *, samples: int = 2000, seed: int = 0
-) -> dict[str, float]:
-    """Mean of a − b with its 95 % interval over images, and p-values of two paired tests.
-
-    a, b: (n,) scores of two methods on the same questions; groups: (n,) the image of each. p: under
-    the null hypothesis the sign of each image's summed difference is arbitrary; wilcoxon: of the
-    signed ranks of the images' sums (scipy), 1 where all differences are 0.
-    """
-    difference = np.asarray(a, float) - np.asarray(b, float)
-    low, high = bootstrap_interval(difference, groups, samples=samples, seed=seed)
-    _, index, count = _grouped(difference, groups)
-    sums = np.bincount(index, difference, minlength=count)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (samples, count))
-    extreme = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-12
-    return {
-        "difference": float(difference.mean()),
-        "low": low,
-        "high": high,
-        "p": float((1 + extreme.sum()) / (1 + samples)),
-        "wilcoxon": float(stats.wilcoxon(sums).pvalue) if sums.any() else 1.0,
-    }
-
-
-def holm(p: Sequence[float] | Array) -> Array:
-    """Holm's correction: p-values (n,) of n tests made together, none above 1.
-
-    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
-    """
-    values = np.asarray(p, float)
-    order = np.argsort(values, kind="stable")
-    steps = values[order] * np.arange(len(values), 0, -1)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted
-
-
-def _grouped(values: Array, groups: Array) -> tuple[Array, Array, int]:
-    """The values as floats, the number of each one's group, and how many groups there are."""
-    values, groups = np.asarray(values, float), np.asarray(groups)
-    if values.shape[:1] != groups.shape or not len(values):
-        raise ValueError(
-            f"Got values {values.shape} and groups {groups.shape}; expected two lists of one "
-            "length, not empty."
-        )
-    names, index = np.unique(groups, return_inverse=True)
-    return values, index, len(names)
-
-
-def _draws(groups: int, samples: int, seed: int) -> Array:
-    """How often each group is drawn in each sample: (samples, groups)."""
-    shares = np.full(groups, 1 / groups)
-    return np.random.default_rng(seed).multinomial(groups, shares, samples).astype(float)
-
-
-def _percentiles(found: Array, level: float) -> Interval:
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

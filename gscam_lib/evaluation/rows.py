@@ -1,58 +1,76 @@
-"""Rows on disk: parts that are written whole or not at all, and that know which run they are of."""
+"""Rows on disk: a folder that says what it is of, and parts that are whole or not there.
+
+    run.json           what all rows share: weights, layer, preset, data; for people to read
+    questions.parquet  what is asked, with fingerprints of photos and truth
+    part-*.parquet     rows, each an answer to one question by one method
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import tempfile
 import time
 import uuid
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import duckdb
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gscam_lib.evaluation.measures import COLUMNS
+
 Row = dict[str, Any]
 SECONDS = 20.0  # at most this much work is lost when a run is killed
+MANIFEST, QUESTIONS = "run.json", "questions.parquet"
 RUN = b"gscam_run"
-
+KEY = ("question", "method", "k")
+_TEXTS = ("question", "source", "image_id", "category", "prompt", "method")
+_RESULTS = {name: kind for columns in COLUMNS.values() for name, kind in columns.items()}
 SCHEMA = pa.schema(
-    [("example", pa.int64())]
-    + [(name, pa.string()) for name in ("source", "image_id", "category", "prompt", "method")]
-    + [(name, pa.int64()) for name in ("k", "x0", "y0", "x1", "y1")]
-    + [("iou", pa.float64()), ("hit", pa.bool_()), ("pointing", pa.bool_())]
-    + [(name, pa.float64()) for name in ("energy", "logit", "seconds")]
-    + [(name, pa.string()) for name in ("error", "model", "preset", "mask")]
+    [("example", pa.int64()), *((name, pa.string()) for name in _TEXTS), ("k", pa.int64())]
+    + list(_RESULTS.items())
+    + [("logit", pa.float64()), ("seconds", pa.float64()), ("error", pa.string())]
+    + [("width", pa.int64()), ("height", pa.int64()), ("classes", pa.int64())]
+    + [("area", pa.float64()), ("model", pa.string()), ("preset", pa.string())]
+    + [("measures", pa.list_(pa.string())), ("place", pa.int64())]
 )
+"""One form of row for everything that is measured.
+
+width, height: of the photo in pixels; classes: in its image; area: of the largest true box; place:
+of the method in the list that was asked.
+"""
 
 
-class Parts:
-    """Collects rows; inside `with`, keeps them as part-*.parquet files in a folder.
+class Rows:
+    """The rows of one run, in a folder or in memory; inside `with`, what is added is kept.
 
-    folder: None keeps rows in memory only; run: what all rows share (weights, preset, version);
-    schema: of the rows, by default those of an evaluation.
-    Rows of earlier parts are read first. A part is written to a temporary file and renamed. If the
-    disk is full the rows stay in memory, with a warning, and are written with the next part.
-    Raises ValueError for a folder that holds another run.
+    folder: None keeps rows in memory; run: what all rows share, as JSON; questions: the table of
+    `questions.tabulate`. A folder may get further methods, measures, shards and questions; it
+    refuses another run. A part is written to a temporary file and renamed. If the disk is full the
+    rows stay in memory, with a warning, and are written with the next part. Raises ValueError.
     """
 
-    def __init__(
-        self, folder: Path | str | None, run: dict[str, str], *, schema: pa.Schema = SCHEMA
-    ) -> None:
-        self.folder = None if folder is None else Path(folder)
-        self.run = run
-        self.schema = schema
-        self._earlier: list[Row] = []
-        self._written: list[Row] = []
+    def __init__(self, folder: Path | str | None, run: Mapping[str, Any], questions: pa.Table):
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self.questions = questions
+        self.run = dict(run)
+        self._stamp = json.dumps(self.run, sort_keys=True)
+        self._kept: list[pa.Table] = []  # in memory: all rows, or those that a full disk refused
         self._waiting: list[Row] = []
         self._since = time.monotonic()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if any(self.folder.glob("part-*.parquet")):
-                self._earlier = self.read(self.folder, run)
+            _claim(self.folder, self.run, questions)
+            _sound_parts(self.folder, self._stamp, set_aside=True)
 
-    def __enter__(self) -> Parts:
+    def __enter__(self) -> Rows:
         return self
 
     def __exit__(
@@ -63,10 +81,6 @@ class Parts:
     ) -> None:
         self.flush()  # also after Ctrl-C
 
-    def rows(self) -> list[Row]:
-        """All rows, those of earlier parts first."""
-        return self._earlier + self._written + self._waiting
-
     def add(self, row: Row) -> None:
         """Take a row; from time to time write what has come."""
         self._waiting.append(row)
@@ -76,49 +90,336 @@ class Parts:
     def flush(self) -> None:
         """Write the rows that wait as one part."""
         self._since = time.monotonic()
-        if self.folder is None or not self._waiting:
+        if self._waiting:
+            self._kept.append(_as_table(self._waiting))
+            self._waiting = []
+        if self.folder is None or not self._kept:
             return
+        whole = pa.concat_tables(self._kept)
         name = f"part-{uuid.uuid4().hex[:12]}.parquet"
         partial = self.folder / (name + ".partial")
-        schema = self.schema.with_metadata({RUN: json.dumps(self.run).encode()})
+        stamped = whole.replace_schema_metadata({RUN: self._stamp.encode()})
         try:
-            pq.write_table(pa.Table.from_pylist(self._waiting, schema=schema), partial)
+            pq.write_table(stamped, partial)
             partial.rename(self.folder / name)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
             warnings.warn(
-                f"{len(self._waiting)} rows could not be written to {self.folder} ({error}); they "
-                "are kept in memory and written with the next part. Make room on the disk.",
+                f"{len(whole)} rows could not be written to {self.folder} ({error}); they are kept "
+                "in memory and written with the next part. Make room on the disk.",
                 RuntimeWarning,
                 stacklevel=2,
             )
             return
-        self._written += self._waiting
-        self._waiting = []
+        self._kept = []
 
-    @staticmethod
-    def read(folder: Path | str, run: dict[str, str] | None = None) -> list[Row]:
-        """Rows of all parts of a folder, oldest part first.
+    def relation(self, db: duckdb.DuckDBPyConnection) -> str:
+        """Register all rows as the view `rows` of a database; returns the view's name."""
+        tables = [*self._kept, *([_as_table(self._waiting)] if self._waiting else [])]
+        db.register("in_memory", pa.concat_tables(tables) if tables else SCHEMA.empty_table())
+        sources = ["SELECT * FROM in_memory"]
+        if self.folder is not None and (parts := _sound_parts(self.folder, self._stamp)):
+            sources.append(_scan(parts))
+        db.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {' UNION ALL BY NAME '.join(sources)}")
+        return "rows"
 
-        run: what they must be of; None takes what the first part says. Raises FileNotFoundError,
-        and ValueError naming each part that is of another run, and how it differs.
-        """
-        paths = sorted(Path(folder).glob("part-*.parquet"), key=lambda p: (p.stat().st_mtime, p))
-        if not paths:
-            raise FileNotFoundError(f"No part-*.parquet in {folder}; run `gscam evaluate` first.")
-        tables = {path.name: pq.read_table(path) for path in paths}
-        runs = {name: json.loads(table.schema.metadata[RUN]) for name, table in tables.items()}
-        wanted = run or next(iter(runs.values()))
-        other = [
-            f"{name} has {key} {found.get(key)}, not {value}"
-            for name, found in runs.items()
-            for key, value in wanted.items()
-            if found.get(key) != value
-        ]
-        if other:
-            more = f" (and {len(other) - 3} more)" if len(other) > 3 else ""
+    def answers(self, methods: Sequence[tuple[str, int | None]]) -> pd.DataFrame:
+        """The rows that answer these questions by these methods, in the order of both."""
+        with _database() as db:
+            self.relation(db)
+            db.register("questions", self.questions)
+            db.register("methods", _numbered(methods))
+            return _frame(db, _ANSWERS)
+
+
+def _as_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table; text that Arrow cannot store is written with escapes, never lost."""
+    try:
+        return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+        return pa.Table.from_pylist([_storable(row) for row in rows], schema=SCHEMA)
+
+
+def _storable(row: Row) -> Row:
+    kinds = {field.name: field.type for field in SCHEMA}
+    texts = {name for name, kind in kinds.items() if kind == pa.string()}
+    return {
+        name: str(value).encode("utf-8", "backslashreplace").decode()
+        if name in texts and value is not None
+        else value
+        for name, value in row.items()
+    }
+
+
+# ---------------------------------------------------------------- whose folder it is
+
+
+def _claim(folder: Path, run: Mapping[str, Any], questions: pa.Table) -> None:
+    """Make a folder this run's, or see that it is; raises ValueError for a folder of another."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        if next(folder.glob("part-*.parquet"), None) is not None:
             raise ValueError(
-                f"{folder} holds rows of different runs: {'; '.join(other[:3])}{more}. Use one "
-                "folder a run."
+                f"{folder} has parts but no {MANIFEST}: they are of an older version, or of "
+                "something else. Use another folder."
             )
-        return [row for table in tables.values() for row in table.to_pylist()]
+        _write_once(manifest, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+    there = _manifest(folder)
+    other = _differences(there, run)
+    if other:
+        raise ValueError(
+            f"{folder} holds another run: it has {'; it has '.join(other[:4])}. Use another folder "
+            "for this run."
+        )
+    _claim_questions(folder, questions)
+
+
+def _claim_questions(folder: Path, questions: pa.Table) -> None:
+    path = folder / QUESTIONS
+    if not path.is_file():
+        _replace(path, questions)
+    stored = pq.read_table(path, columns=["question"])
+    with duckdb.connect() as db:
+        db.register("stored", stored)
+        db.register("asked", questions.select(["question"]))
+        new, gone = (
+            db.sql(f"SELECT count(*) FROM {a} ANTI JOIN {b} USING (question)").fetchone()[0]  # type: ignore[index]
+            for a, b in (("asked", "stored"), ("stored", "asked"))
+        )
+    if new and gone:
+        raise ValueError(
+            f"{folder} holds a run on other data: of the {len(questions)} questions that are asked "
+            f"{new} are not among its {len(stored)}, and {gone} of its own are not asked. Photos, "
+            "true boxes, masks or prompts have changed. Use another folder for this run."
+        )
+    if new:
+        _replace(path, questions)
+
+
+def _differences(there: Mapping[str, Any], run: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in {**run, **there}:
+        a, b = there.get(name), run.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{name} ")
+        elif a != b:
+            found.append(f"{prefix}{name} {_short(a)}, not {_short(b)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        read = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder / MANIFEST} cannot be read ({error}); it says what the rows are of. Use "
+            "another folder."
+        ) from error
+    if not isinstance(read, dict):
+        raise ValueError(f"{folder / MANIFEST} is no manifest of a run. Use another folder.")
+    return read
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file unless another process was first; nobody ever sees a half of it."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial.write_text(text, encoding="utf-8")
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # no hard links here
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _replace(path: Path, table: pa.Table) -> None:
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        pq.write_table(table, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _sound_parts(folder: Path, stamp: str, *, set_aside: bool = False) -> list[Path]:
+    """The parts of a run that can be read. What cannot is said, and set aside by a writer."""
+    sound = []
+    for path in sorted(folder.glob("part-*.parquet")):
+        try:
+            found = (pq.read_schema(path).metadata or {}).get(RUN)
+        except (pa.ArrowException, OSError) as error:
+            what = "it is set aside and its" if set_aside else "its"
+            warnings.warn(
+                f"{path.name} in {folder} is damaged ({error}); {what} rows are computed again.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            if set_aside:
+                path.rename(path.with_suffix(".damaged"))
+            continue
+        if found is None:
+            warnings.warn(
+                f"{path.name} in {folder} is no part of a run and is left out.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        elif found.decode() != stamp:
+            other = _differences(json.loads(found), json.loads(stamp))
+            raise ValueError(
+                f"{folder} holds rows of different runs: {path.name} has {'; '.join(other[:3])}. "
+                "Use one folder a run."
+            )
+        else:
+            sound.append(path)
+    return sound
+
+
+def _scan(parts: Sequence[Path]) -> str:
+    listed = ", ".join("'" + str(p).replace("'", "''") + "'" for p in parts)
+    return f"SELECT * FROM read_parquet([{listed}], union_by_name = true)"
+
+
+@contextlib.contextmanager
+def _database() -> Any:
+    """A database in memory that works on disk where it needs more than a gigabyte."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        duckdb.connect(config={"memory_limit": "1GB", "temp_directory": folder}) as db,
+    ):
+        yield db
+
+
+# Of several rows for one question and method: the one that worked, and that measured most.
+_BEST = """
+    SELECT * FROM rows QUALIFY row_number() OVER (
+        PARTITION BY question, method, k
+        ORDER BY error IS NOT NULL, len(measures) DESC, error, seconds) = 1
+"""
+_ANSWERS = f"""
+    SELECT best.* EXCLUDE (example), questions.position AS example
+    FROM ({_BEST}) AS best JOIN questions USING (question)
+    JOIN methods ON best.method = methods.method AND best.k IS NOT DISTINCT FROM methods.k
+    ORDER BY questions.position, methods.number
+"""
+
+
+def open_rows(
+    rows: Rows,
+    methods: Sequence[tuple[str, int | None]],
+    *,
+    shard: tuple[int, int],
+    retry: bool,
+    images: Sequence[int | None],
+    measures: Sequence[Sequence[str]],
+    measured_images: int | None,
+) -> pa.Table:
+    """What is still to be answered, photo by photo: position, image, method (its number).
+
+    images: of how many photos each method is asked (None: all); measures: of every photo, and of
+    the first `measured_images`. A row with an error is done unless `retry`.
+    """
+    asked = _numbered(methods).append_column("images", pa.array(list(images), pa.int64()))
+    few, more = (sorted(names) for names in measures)
+    with _database() as db:
+        rows.relation(db)
+        db.register("questions", rows.questions)
+        db.register("methods", asked)
+        return db.execute(
+            """
+            WITH asked AS (
+                SELECT position, question, image, method, k, number,
+                    CASE WHEN image < $most THEN $more::VARCHAR[] ELSE $few::VARCHAR[] END AS wanted
+                FROM questions CROSS JOIN methods
+                WHERE image % $n = $i AND (images IS NULL OR image < images))
+            SELECT position, image, number FROM asked WHERE NOT EXISTS (
+                SELECT 1 FROM rows
+                WHERE rows.question = asked.question AND rows.method = asked.method
+                    AND rows.k IS NOT DISTINCT FROM asked.k
+                    AND (rows.error IS NOT NULL AND NOT $retry
+                         OR rows.error IS NULL AND list_has_all(rows.measures, asked.wanted)))
+            ORDER BY image, number, position
+            """,
+            {
+                "most": 2**62 if measured_images is None else measured_images, "more": more,
+                "few": few, "i": shard[0], "n": shard[1], "retry": retry,
+            },
+        ).to_arrow_table()  # fmt: skip
+
+
+def _numbered(methods: Sequence[tuple[str, int | None]]) -> pa.Table:
+    return pa.table({
+        "method": pa.array([name for name, _ in methods], pa.string()),
+        "k": pa.array([k for _, k in methods], pa.int64()),
+        "number": pa.array(range(len(methods)), pa.int64()),
+    })  # fmt: skip
+
+
+def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
+    """Rows as a frame: columns in the order of SCHEMA, those of measures not taken left out."""
+    table = db.sql(query).to_arrow_table()
+    taken = {name for names in table["measures"].unique().to_pylist() for name in names}
+    taken |= {"localization"} if not len(table) else set()
+    unused = [c for name, columns in COLUMNS.items() if name not in taken for c in columns]
+    names = [name for name in SCHEMA.names if name not in unused]
+    frame: pd.DataFrame = table.select(names).to_pandas(split_blocks=True, self_destruct=True)
+    whole = [name for name in ("k", "x0", "y0", "x1", "y1") if name in frame]
+    frame[whole] = frame[whole].astype("Int64")
+    frame["error"] = frame["error"].astype(object).where(frame["error"].notna(), None)
+    return frame
+
+
+def read_rows(folder: Path | str, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All rows of a run's folder, each question once for each method, in the order of the data.
+
+    columns: only these. Raises FileNotFoundError for a folder without rows, ValueError where parts
+    were made with other weights, presets or versions, saying which.
+    """
+    with _database() as db:
+        query = _merged(db, Path(folder).expanduser())
+        if columns is not None:
+            query = f"SELECT {', '.join(columns)} FROM ({query})"
+        return _frame(db, query)
+
+
+def _merged(db: duckdb.DuckDBPyConnection, folder: Path) -> str:
+    """The query of all rows of a folder, with its tables registered."""
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"No part-*.parquet with a {MANIFEST} in {folder}; run `gscam evaluate` first."
+        )
+    stamp = json.dumps(_manifest(folder), sort_keys=True)
+    parts = _sound_parts(folder, stamp)
+    if not parts:
+        raise FileNotFoundError(f"No part-*.parquet in {folder}; run `gscam evaluate` first.")
+    db.execute(f"CREATE TEMP VIEW rows AS {_scan(parts)}")
+    db.register("questions", pq.read_table(folder / QUESTIONS, columns=["question", "position"]))
+    return f"""
+        SELECT best.* EXCLUDE (example), questions.position AS example
+        FROM ({_BEST}) AS best JOIN questions USING (question)
+        ORDER BY questions.position, min(place) OVER (PARTITION BY method, k), method, k
+    """
+
+
+def write_merged(folder: Path | str, out: Path | str) -> int:
+    """Put all rows of a folder into one Parquet file, atomically; returns how many there are."""
+    target = Path(out).expanduser()
+    partial = target.with_name(target.name + ".partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _database() as db:
+        query = _merged(db, Path(folder).expanduser())
+        try:
+            db.execute(f"COPY ({query}) TO '{str(partial).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return int(pq.read_metadata(target).num_rows)

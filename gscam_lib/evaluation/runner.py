@@ -1,4 +1,4 @@
-"""Evaluation: examples × methods → one row each, kept in parts so that nothing is done twice."""
+"""The runner: examples × methods × measures → one row each, kept so that nothing is done twice."""
 
 from __future__ import annotations
 
@@ -7,73 +7,40 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 from PIL import Image
 from tqdm.auto import tqdm
 
 from gscam_lib import __version__
-from gscam_lib.boxes import (
-    Box,
-    Rule,
-    Threshold,
-    check_rule,
-    check_threshold,
-    heatmap_to_box,
-    hot_pixels,
+from gscam_lib.boxes import Heatmap
+from gscam_lib.datasets import Example
+from gscam_lib.evaluation import faithfulness
+from gscam_lib.evaluation.measures import (
+    BLANK,
+    MEASURES,
+    Preset,
+    Seen,
+    check_measures,
+    find_preset,
 )
-from gscam_lib.datasets.example import Example
-from gscam_lib.datasets.outlines import to_rle
-from gscam_lib.evaluation import metrics
-from gscam_lib.evaluation.rows import SCHEMA, Parts
+from gscam_lib.evaluation.questions import tabulate
+from gscam_lib.evaluation.rows import Rows, open_rows, read_rows
 from gscam_lib.heatmaps import check_method, heatmap, prefetch
 from gscam_lib.methods import METHODS, read_method
 from gscam_lib.model.photo import load_photo
 from gscam_lib.model.prompts import UnknownPromptWarning
-from gscam_lib.trace import Trace
-from gscam_lib.trace.model import Model, load_model
+from gscam_lib.trace import Model, Trace, load_model
 
-KEY = ["source", "image_id", "category", "prompt", "method", "k"]
 LOOK_AHEAD = 4  # photos decoded while the model computes
 PACK = 8  # photos whose masked copies may share batches: so many traces are in memory at most
-Group: TypeAlias = list[tuple[int, Example]]  # the examples of one image, with their positions
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How a heatmap becomes a box and how the box is judged; the photo is squashed in all.
-
-    inclusive: count the last pixel as inside; empty_box: the box of a map that has no region;
-    threshold, rule: see `boxes.heatmap_to_box`. Raises ValueError for those that do not exist.
-    """
-
-    name: str
-    inclusive: bool = False
-    empty_box: tuple[int, int, int, int] | None = None
-    threshold: Threshold = "otsu"
-    rule: Rule = "largest_rectangle"
-
-    def __post_init__(self) -> None:
-        check_threshold(self.threshold)
-        check_rule(self.rule)
-
-    @property
-    def label(self) -> str:
-        """The name; with all settings where it is not a preset of this library."""
-        return self.name if PRESETS.get(self.name) == self else str(self)
-
-
-PRESETS = {
-    "clean": Preset("clean", inclusive=False, empty_box=None),
-    "paper": Preset("paper", inclusive=True, empty_box=(0, 0, 1, 1)),
-}
 
 
 def evaluate(
@@ -82,87 +49,95 @@ def evaluate(
     methods: Sequence[str] = ("gscorecam",),
     *,
     k: int | None = None,
+    measures: Sequence[str] = ("localization",),
+    measured_images: int | None = None,
+    slow_images: int | None = None,
+    limit: int | None = None,
     preset: str | Preset = "clean",
     out: Path | str | None = None,
     shard: tuple[int, int] = (0, 1),
     retry: bool = False,
     progress: bool = False,
-    trace: Callable[[Image.Image], Trace] | None = None,
 ) -> pd.DataFrame:
-    """Localize every example with every method: one row for each pair, in the order of the data.
+    """Ask every method about every example: one row for each pair, in the order of the data.
 
-    Columns: example (position), source, image_id, category, prompt, method, k, x0, y0, x1, y1, iou
-    (best over the true boxes), hit (iou ≥ 0.5), pointing, energy, logit, seconds, error, model,
-    preset, mask (the hot pixels inside the box as "height x width:COCO's counts"). What fails
-    becomes a row with its error and never stops the run. Examples of one image that follow each
-    other share its trace, and images share the batches of gScoreCAM's masked copies where k is
-    small. methods: names in METHODS, with options behind them where wanted, such as
-    "gscorecam:ranking=variance"; k: for methods that rank channels and have none of their own.
+    Columns: example (position), question (fingerprint of photo and truth), source, image_id,
+    category, prompt, method, k; of localization x0, y0, x1, y1, iou (best over the true boxes), hit
+    (iou ≥ 0.5), pointing, energy, mask (the hot pixels inside the box as "height x width:COCO's
+    counts"); a column for each further measure; logit, seconds (of the heatmap), error, width,
+    height (of the photo), classes (in its image), area (of the largest true box), model, preset,
+    measures. What fails becomes a row with its error, which counts as a miss, and never stops the
+    run. Photos share the batches of gScoreCAM's masked copies where k is small.
 
-    preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a folder; rows
-    are kept there as they come, and a later call with the same arguments goes on where this one
-    ended; retry: and does the rows with errors again. shard: (i, n), do the i-th of n parts of the
-    images. trace: makes the trace of a photo, None for `model.trace`. Raises ValueError for bad
-    arguments and for a folder that holds another run.
+    methods: names in METHODS, with options behind them where wanted, such as
+    "gscorecam:ranking=variance", or "all" that fit the tower; k: for methods that rank channels and
+    have none of their own; measures: names in MEASURES; measured_images: localization for all, the
+    other measures for the first so many images; slow_images: methods with a pass for each channel
+    or mask see only so many; limit: all see only so many. preset: "clean", "paper" (Chen et al.
+    2022: inclusive pixels), or a Preset. out: a folder that keeps the rows as they come; a later
+    call goes on where this one ended, and may add methods, measures and questions; retry: and does
+    the rows with errors again. shard: (i, n), the i-th of n parts of the images.
+    Raises ValueError for bad arguments and for a folder that holds another run.
     """
-    preset = find_preset(preset)
-    if not 0 <= shard[0] < shard[1]:
+    asked = _Asked.of(model, methods, k, measures, measured_images, slow_images, preset)
+    if not (len(shard) == 2 and 0 <= shard[0] < shard[1]):
         raise ValueError(f"Got shard={shard}; expected (i, n) with 0 ≤ i < n.")
-    for method in methods:
-        name, options = read_method(method)
-        check_method(name, **options)
-    parts = Parts(out, run_id(model, preset.label))
-    earlier = [row for row in parts.rows() if not (retry and row["error"])]
-    asked = _Questions(model, methods, k, set(map(_key, earlier)))
-    groups = list(_groups(dataset))[shard[0] :: shard[1]]
-    total = sum(map(len, groups)) * len(methods)
-    counts = [len(asked.open(group)) for group in groups]
-    errors = sum(row["error"] is not None for row in earlier)
-    still = [group for group, count in zip(groups, counts, strict=True) if count]
-    with (
-        tqdm(
-            desc=model.name, total=total, initial=total - sum(counts), disable=not progress,
-            unit="row",
-        ) as bar,
-        parts,
-    ):  # fmt: skip
-        for pack in _packs(asked, still, trace or model.trace):
-            _share_batches(pack, k)
-            for row in _rows(pack, preset):
+    examples = dataset if isinstance(dataset, Sequence) else list(dataset)
+    questions = tabulate(examples)
+    if limit is not None:
+        questions = questions.filter(pc.field("image") < limit)
+    rows = Rows(out, manifest(model, asked.preset), questions)
+    left = open_rows(
+        rows, asked.keys, shard=shard, retry=retry, images=asked.images,
+        measures=(asked.few, asked.all), measured_images=measured_images,
+    )  # fmt: skip
+    bar = tqdm(desc=model.name, total=len(left), disable=not progress, unit="row")
+    with bar, rows:
+        errors = 0
+        for job in _traced(asked, _jobs(asked, examples, questions, left)):
+            for row in _answers(asked, job):
+                rows.add(row)
                 errors += row["error"] is not None
-                parts.add(row)
                 bar.set_postfix(errors=errors, refresh=False)
                 bar.update()
-    return _frame(parts.rows())
+            job.trace = None  # the next pack is made while this one is still referred to
+    return rows.answers(asked.keys)
 
 
-def find_preset(preset: str | Preset) -> Preset:
-    """A preset by its name, or as it is; raises ValueError for a name that does not exist."""
-    if isinstance(preset, Preset):
-        return preset
-    if preset not in PRESETS:
-        raise ValueError(f"No preset '{preset}'. There are: {', '.join(PRESETS)}.")
-    return PRESETS[preset]
-
-
-def run_id(model: Model, preset: str) -> dict[str, str]:
-    """What rows must share to be put in one table: model, weights, preset, library version."""
+def manifest(model: Model, preset: Preset) -> dict[str, Any]:
+    """What all rows of a run share; a folder with another manifest is refused."""
     return {
-        "model": model.name,
-        "weights": model.weights_sha,
-        "layer": model.layer.name,
-        "preset": preset,
-        "version": __version__,
+        "library": __version__,
+        "model": {
+            "name": model.name,
+            "weights": model.weights_sha,
+            "layer": model.layer.name,
+            "input": model.input_size,
+            "precision": model.precision,
+        },
+        "preset": {key: _plain(value) for key, value in preset.settings().items()},
     }
 
 
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def merge(folder: Path | str) -> pd.DataFrame:
-    """All rows of a folder, each question once, in the order of the data.
+    """All rows of a folder, each question once for each method, in the order of the data.
 
     Raises FileNotFoundError for a folder without parts, and ValueError where parts were made with
     other weights, presets or versions, saying which.
     """
-    return _frame(Parts.read(folder))
+    return read_rows(folder)
+
+
+def methods_for(model: Model) -> list[str]:
+    """Names of the methods, controls included, that are defined for a model's image tower."""
+    return [m.name for m in METHODS.values() if model.tower in m.towers]
+
+
+# ---------------------------------------------------------------- on an executor
 
 
 def evaluate_shards(
@@ -173,180 +148,227 @@ def evaluate_shards(
     out: Path | str,
     *,
     shards: int,
-    k: int | None = None,
-    preset: str | Preset = "clean",
-    retry: bool = False,
     progress: bool = False,
+    **how: Any,
 ) -> pd.DataFrame:
     """Run the shards of an evaluation on any concurrent.futures executor, and merge them.
 
-    Each worker loads the model once, from its name; its threads take turns. Dask:
-    `client.get_executor()`; SLURM: `submitit.AutoExecutor`. A failed shard raises its error here
-    after the others have ended; what was computed stays in `out`.
+    how: further arguments of `evaluate`. Each worker loads the model once, from its name; its
+    threads take turns. Dask: `client.get_executor()`; SLURM: `submitit.AutoExecutor`. A failed
+    shard raises its error here after the others have ended; what was computed stays in `out`.
     """
     jobs = [
-        executor.submit(
-            _evaluate_shard, model_name, list(dataset), list(methods), str(out), (i, shards), k,
-            preset, retry,
-        )
+        executor.submit(_shard, model_name, dataset, list(methods), str(out), (i, shards), how)
         for i in range(shards)
-    ]  # fmt: skip
+    ]
     bar = tqdm(jobs, disable=not progress, unit="shard")
-    failures = [error for job in bar if (error := _failure(job)) is not None]
+    failures = [error for job in bar if (error := job.exception()) is not None]
     if failures:
         raise failures[0]
     return merge(out)
 
 
-def known_examples(model: Model, dataset: Iterable[Example]) -> list[Example]:
-    """The examples whose prompt a model with a closed vocabulary knows; all for other models."""
-    return [example for example in dataset if model.knows(example.prompt).known]
+_LOADING = Lock()  # so that threads which start together load one model
 
 
-def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per method: pairs, share of hits with its 95 % interval over images, mean IoU, and more.
-
-    Columns: pairs, hits, low, high, macro (mean over classes of their shares of hits), mean IoU,
-    median IoU, pointing, energy, seconds (median), errors. Faulty rows count as misses.
-    """
-    table = {}
-    for method, group in rows.groupby("method", sort=False):
-        hit = group["hit"].astype(float)
-        low, high = metrics.bootstrap_interval(hit.to_numpy(), group["image_id"].to_numpy())
-        table[method] = {
-            "pairs": len(group),
-            "hits": hit.mean(),
-            "low": low,
-            "high": high,
-            "macro": hit.groupby(group["category"]).mean().mean(),
-            "mean IoU": group["iou"].mean(),
-            "median IoU": group["iou"].median(),
-            "pointing": group["pointing"].astype(float).mean(),
-            "energy": group["energy"].mean(),
-            "seconds": group["seconds"].median(),
-            "errors": int(group["error"].notna().sum()),
-        }
-    return pd.DataFrame.from_dict(table, orient="index")
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> Model:
+    return load_model(name)
 
 
-def compare(rows: pd.DataFrame, a: str, b: str, *, column: str = "iou") -> dict[str, float]:
-    """Paired difference of two methods on the questions both answered, over images.
-
-    Returns difference (a − b), low, high, p; see `metrics.paired_difference`. Raises ValueError for
-    methods without common rows.
-    """
-    wide = rows.pivot_table(index=["image_id", "prompt"], columns="method", values=column)
-    if not {a, b} <= set(wide.columns):
-        raise ValueError(f"Got {a!r} and {b!r}; these rows have {', '.join(wide.columns)}.")
-    both = wide[[a, b]].dropna()
-    images = both.index.get_level_values("image_id").to_numpy()
-    return metrics.paired_difference(both[a].to_numpy(), both[b].to_numpy(), images)
+def _shard(
+    name: str, dataset: Sequence[Example], methods: list[str], out: str, shard: tuple[int, int],
+    how: dict[str, Any],
+) -> int:  # fmt: skip
+    with _LOADING:
+        model = _loaded(name)
+    return len(evaluate(model, dataset, methods, out=out, shard=shard, **how))
 
 
-# ---------------------------------------------------------------- one image, one question
-
-
-def _groups(dataset: Iterable[Example]) -> Iterator[Group]:
-    for _, group in groupby(enumerate(dataset), key=lambda e: (e[1].source, e[1].image_id)):
-        yield list(group)
-
-
-def _photos(groups: list[Group]) -> Iterator[tuple[Group, Any]]:
-    """Each group with its decoded photo, or the error of it, read ahead by threads."""
-    with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(_photo, group) for group in groups[:LOOK_AHEAD]]
-        for i, group in enumerate(groups):
-            if i + LOOK_AHEAD < len(groups):
-                waiting.append(pool.submit(_photo, groups[i + LOOK_AHEAD]))
-            photo = waiting[i].result()
-            waiting[i] = None  # type: ignore[call-overload]
-            yield group, photo
-
-
-def _photo(group: Group) -> Any:
-    try:
-        return load_photo(group[0][1].image)
-    except Exception as error:  # whatever is wrong with a file, the run goes on
-        return error
+# ---------------------------------------------------------------- what is asked
 
 
 @dataclass(frozen=True)
-class _Questions:
-    """What is asked of every example, less what is done."""
+class _Method:
+    """One method of a run: as it is written, by name and options; k as rows have it."""
+
+    label: str
+    name: str
+    options: dict[str, Any]
+    k: int | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether its channels can be embedded in batches shared with other photos."""
+        return self.name == "gscorecam" and set(self.options) <= {"k"}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """All that is asked of every photo."""
 
     model: Model
-    methods: Sequence[str]
-    k: int | None
-    done: set[tuple[Any, ...]]
+    methods: Sequence[_Method]
+    few: tuple[str, ...]
+    all: tuple[str, ...]
+    measured_images: int | None
+    images: Sequence[int | None]
+    preset: Preset
+    random: _RandomTwin
 
-    def open(self, group: Group) -> list[tuple[dict[str, Any], Example]]:
-        """The rows of a group that are still to be made, each begun, beside its example."""
-        rows = [(self._begin(*pair, method), pair[1]) for pair in group for method in self.methods]
-        return [(row, example) for row, example in rows if _key(row) not in self.done]
+    @classmethod
+    def of(
+        cls, model: Model, methods: Sequence[str], k: int | None, measures: Sequence[str],
+        measured_images: int | None, slow_images: int | None, preset: str | Preset,
+    ) -> _Asked:  # fmt: skip
+        """Everything checked before the work. Raises ValueError."""
+        if isinstance(methods, str):
+            methods = [methods]
+        names = [m for label in methods for m in ([label] if label != "all" else methods_for(model))]
+        read = [_method(model, label, k) for label in dict.fromkeys(names)]
+        if not read:
+            raise ValueError("Got no methods; expected names such as 'gscorecam'.")
+        taken = check_measures(measures)
+        few = taken if measured_images is None else ("localization",)
+        images = [slow_images if METHODS[m.name].slow else None for m in read]
+        return cls(
+            model, read, few, tuple(dict.fromkeys([*few, *taken])), measured_images, images,
+            find_preset(preset), _RandomTwin(model),
+        )  # fmt: skip
 
-    def _begin(self, position: int, example: Example, method: str) -> dict[str, Any]:
-        name, options = read_method(method, self.k)
-        used = options.get("k")
-        if used is None and "k" in METHODS[name].options:
-            used = self.model.default_k  # asked first, it traces a blank photo
-        about = {key: getattr(example, key) for key in ("source", "image_id", "category", "prompt")}
-        return {"example": position, **about, "method": method, "k": used, "model": self.model.name}
+    @property
+    def keys(self) -> list[tuple[str, int | None]]:
+        """What names each method's rows."""
+        return [(method.label, method.k) for method in self.methods]
+
+    def measures(self, image: int) -> tuple[str, ...]:
+        """Measures that are taken of a photo."""
+        first = self.measured_images is None or image < self.measured_images
+        return self.all if first else self.few
+
+
+def _method(model: Model, label: str, k: int | None) -> _Method:
+    name, options = read_method(label, k)
+    check_method(name, **options)
+    used = options.get("k")
+    if used is None and "k" in METHODS[name].options:
+        used = model.default_k
+    if used is not None and used > model.channels:
+        raise ValueError(
+            f"Got k={used} for {label!r}; layer '{model.layer.name}' of {model.name} has "
+            f"{model.channels} channels."
+        )
+    return _Method(label, name, options, used)
 
 
 @dataclass
-class _Seen:
-    """A photo that was looked at: its trace, or what went wrong, and its open rows.
+class _Job:
+    """A photo, all its questions, and the rows that are still to be made.
 
     shared: seconds of each gScoreCAM row's part of shared batches.
     """
 
-    trace: Trace | Exception | None
-    rows: list[tuple[dict[str, Any], Example]]
+    image: int
+    examples: dict[int, Example]
+    facts: dict[int, dict[str, Any]]
+    open: list[tuple[int, _Method]]
+    names: Sequence[str]
+    trace: Trace | Exception | None = None
     shared: float = 0.0
+    heats: dict[tuple[str, int], tuple[Heatmap, float]] = field(default_factory=dict)
 
     @property
-    def prompts(self) -> list[str]:
-        """Those of which gScoreCAM is asked."""
-        return [e.prompt for row, e in self.rows if row["method"] == "gscorecam"]
-
-    @property
-    def copies(self) -> int:
-        """Masked copies that gScoreCAM needs, at most."""
-        return sum(row["k"] for row, _ in self.rows if row["method"] == "gscorecam")
+    def asked(self) -> list[tuple[str, int]]:
+        """Prompts and k of the plain gScoreCAM rows."""
+        return [(self.examples[i].prompt, m.k or 1) for i, m in self.open if m.plain]
 
 
-def _packs(
-    asked: _Questions, groups: list[Group], look: Callable[[Image.Image], Trace]
-) -> Iterator[list[_Seen]]:
-    """Photos, traced, in packs whose masked copies fill a batch."""
-    pack: list[_Seen] = []
-    for group, photo in _photos(groups):
-        trace = photo if isinstance(photo, Exception) else _trace(look, photo)
-        pack.append(_Seen(trace, asked.open(group)))
-        few = pack[-1].copies and sum(s.copies for s in pack) < asked.model.batch_size
-        if not few or len(pack) == PACK:
-            yield pack
+def _jobs(asked: _Asked, examples: Sequence[Example], questions: Any, left: Any) -> Iterator[_Job]:
+    """Photo by photo; the examples of one are made when it comes."""
+    order = pc.sort_indices(questions, [("image", "ascending"), ("position", "ascending")])
+    images, positions = (questions[c].take(order).to_numpy() for c in ("image", "position"))
+    names: Sequence[str] = ()
+    if {"insertion", "deletion"} & set(asked.all):
+        names = questions["prompt"].unique().to_pylist()
+    columns = ("question", "classes", "area")
+    for image, rows in groupby(_records(left), key=lambda row: row[1]):
+        begin, end = images.searchsorted([image, image + 1])
+        mine = [int(p) for p in positions[begin:end]]
+        about = questions.select(columns).take(order[begin:end]).to_pylist()
+        yield _Job(
+            image, {p: examples[p] for p in mine}, dict(zip(mine, about, strict=True)),
+            [(p, asked.methods[number]) for p, _, number in rows], names,
+        )  # fmt: skip
+
+
+def _records(table: Any) -> Iterator[tuple[int, int, int]]:
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+# ---------------------------------------------------------------- photos and their traces
+
+
+def _traced(asked: _Asked, jobs: Iterator[_Job]) -> Iterator[_Job]:
+    """Jobs with their traces, in packs whose masked copies fill a batch."""
+    pack: list[_Job] = []
+    for job in _looked_at(asked.model, jobs):
+        pack.append(job)
+        copies = [sum(k for _, k in job.asked) for job in pack]
+        if not copies[-1] or sum(copies) >= asked.model.batch_size or len(pack) == PACK:
+            _share_batches(pack)
+            yield from pack
             pack = []
-    if pack:
-        yield pack
+    _share_batches(pack)
+    yield from pack
 
 
-def _share_batches(pack: Sequence[_Seen], k: int | None) -> None:
+def _looked_at(model: Model, jobs: Iterator[_Job]) -> Iterator[_Job]:
+    """Each job with its trace, or what went wrong; photos are read ahead by threads."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: list[tuple[_Job, Any]] = []
+        for job in jobs:
+            waiting.append((job, pool.submit(_photo, next(iter(job.examples.values())).image)))
+            if len(waiting) > LOOK_AHEAD:
+                yield _with_trace(model, *waiting.pop(0))
+        while waiting:
+            yield _with_trace(model, *waiting.pop(0))
+
+
+def _photo(image: Any) -> Image.Image | Exception:
+    try:
+        return load_photo(image)
+    except Exception as error:  # whatever is wrong with a file, the run goes on
+        return error
+
+
+def _with_trace(model: Model, job: _Job, reading: Any) -> _Job:
+    photo = reading.result()
+    try:
+        job.trace = photo if isinstance(photo, Exception) else model.trace(photo)
+    except Exception as error:
+        job.trace = error
+    return job
+
+
+def _share_batches(pack: Sequence[_Job]) -> None:
     """Embed what gScoreCAM will ask of several photos, in full batches.
 
     Whatever fails here fails again in the row that it belongs to, and in no other.
     """
-    start = time.perf_counter()
-    requests = [
-        (seen.trace, _ranked(seen.trace, seen.prompts))
-        for seen in pack
-        if isinstance(seen.trace, Trace)
-    ]
-    with suppress(Exception):
-        prefetch(requests, k)
-    rows = sum(len(prompts) for _, prompts in requests)
-    for seen in pack:
-        seen.shared = (time.perf_counter() - start) / max(1, rows)
+    start, rows = time.perf_counter(), 0
+    by_k: dict[int, list[tuple[Trace, list[str]]]] = {}
+    for job in pack:
+        if isinstance(job.trace, Trace):
+            rows += len(job.asked)
+            for k in dict.fromkeys(k for _, k in job.asked):
+                prompts = _ranked(job.trace, [p for p, used in job.asked if used == k])
+                by_k.setdefault(k, []).append((job.trace, prompts))
+    for k, requests in by_k.items():
+        with suppress(Exception):
+            prefetch(requests, k)
+    for job in pack:
+        job.shared = (time.perf_counter() - start) / max(1, rows)
 
 
 def _ranked(trace: Trace, prompts: Sequence[str]) -> list[str]:
@@ -361,120 +383,90 @@ def _ranked(trace: Trace, prompts: Sequence[str]) -> list[str]:
     return good
 
 
-def _rows(pack: Sequence[_Seen], preset: Preset) -> Iterator[dict[str, Any]]:
-    for seen in pack:
-        for row, example in seen.rows:
-            if seen.trace is not None:
-                found = _localize(seen.trace, example, row["method"], row["k"], preset)
-                found["seconds"] += seen.shared if row["method"] == "gscorecam" else 0.0
-                yield row | found | {"preset": preset.label}
-        seen.trace = None  # the next pack is made while this one is still referred to
+# ---------------------------------------------------------------- rows
 
 
-def _trace(look: Callable[[Image.Image], Trace], photo: Image.Image) -> Trace | Exception:
-    try:
-        return look(photo)
-    except Exception as error:
-        return error
+def _answers(asked: _Asked, job: _Job) -> Iterator[dict[str, Any]]:
+    """The open rows of a photo, method by method."""
+    for label, group in groupby(job.open, key=lambda row: row[1].label):
+        for position, method in group:
+            yield _answer(asked, job, position, method)
+        job.heats = {key: heat for key, heat in job.heats.items() if key[0] != label}
 
 
-def _localize(
-    trace: Trace | Exception, example: Example, method: str, k: int | None, preset: Preset
-) -> dict[str, Any]:
+def _answer(asked: _Asked, job: _Job, position: int, method: _Method) -> dict[str, Any]:
+    """One row: what was asked, what was found, or what went wrong."""
+    example, taken = job.examples[position], asked.measures(job.image)
+    row: dict[str, Any] = {
+        "example": position,
+        **{name: getattr(example, name) for name in ("source", "image_id", "category", "prompt")},
+        **job.facts[position],
+        "method": method.label,
+        "k": method.k,
+        "place": asked.methods.index(method),
+        "model": asked.model.name,
+        "preset": asked.preset.label,
+        "measures": sorted(taken),
+        "error": None,
+    }
     start = time.perf_counter()
-    row: dict[str, Any] = dict.fromkeys(("x0", "y0", "x1", "y1", "logit", "mask"))
-    row |= {"iou": 0.0, "hit": False, "pointing": False, "energy": 0.0, "error": None}
     try:
-        if isinstance(trace, Exception):
-            raise trace
-        _check_truth(example, trace.photo.size)
+        trace = job.trace
+        if not isinstance(trace, Trace):
+            raise trace or ValueError("The photo was not looked at.")
+        row["width"], row["height"] = trace.photo.size
+        heat, row["seconds"] = _heat(job, trace, position, method)
+        seen = Seen(
+            trace, example, heat, asked.preset, job.names,
+            others=partial(_others, job, trace, position, method),
+            random=partial(asked.random.heatmap, trace, example.prompt, method),
+        )  # fmt: skip
+        found: dict[str, Any] = {"logit": heat.logit}
+        for name in taken:
+            found |= MEASURES[name](seen)
+        return row | found
+    except Exception as error:  # NaN weights, no memory, a broken photo: a row, not the end
+        seconds = time.perf_counter() - start
+        return row | BLANK | {"error": f"{type(error).__name__}: {error}", "seconds": seconds}
+
+
+def _heat(job: _Job, trace: Trace, position: int, method: _Method) -> tuple[Heatmap, float]:
+    """A heatmap and its seconds; made once, also where a measure needs those of other prompts."""
+    key = method.label, position
+    if key not in job.heats:
+        start = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnknownPromptWarning)  # the caller chose the prompts
-            name, options = read_method(method, k)
-            heat = heatmap(trace, example.prompt, name, **options)
-        found = heatmap_to_box(heat, threshold=preset.threshold, rule=preset.rule)
-        row["seconds"] = time.perf_counter() - start
-        row["logit"] = heat.logit
-        box = found or preset.empty_box
-        if box is not None:
-            row |= dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))
-            row["mask"] = _mask(hot_pixels(heat.values, preset.threshold), box)
-        row["iou"] = metrics.best_iou(box, example.boxes, inclusive=preset.inclusive)
-        row["hit"] = row["iou"] >= 0.5
-        mask = example.mask
-        if mask is None:
-            mask = metrics.boxes_to_mask(example.boxes, heat.values.shape)
-        row["pointing"] = not heat.flat and metrics.pointing_hit(heat.values, mask)
-        row["energy"] = metrics.energy_inside(heat.values, mask)
-    except Exception as error:  # NaN weights, no memory, a broken photo: a row, not the end
-        row["error"] = f"{type(error).__name__}: {error}"
-        row["seconds"] = time.perf_counter() - start
-    return row
+            heat = heatmap(trace, job.examples[position].prompt, method.name, **method.options)
+        shared = job.shared if method.plain else 0.0
+        job.heats[key] = heat, time.perf_counter() - start + shared
+    return job.heats[key]
 
 
-def _check_truth(example: Example, size: tuple[int, int]) -> None:
-    """Raise ValueError for a true box that has no area or lies outside the photo."""
-    width, height = size
-    for x0, y0, x1, y1 in example.boxes:
-        if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
-            raise ValueError(
-                f"The true box ({x0}, {y0}, {x1}, {y1}) of '{example.category}' has no area inside "
-                f"the photo of {width} × {height} pixels; expected x0 < x1 and y0 < y1, in pixels."
-            )
+def _others(job: _Job, trace: Trace, position: int, method: _Method) -> list[Heatmap]:
+    """Heatmaps of the image's other prompts; one that fails has a row of its own to say so."""
+    heats = []
+    for other in job.examples:
+        with suppress(Exception):
+            if other != position:
+                heats.append(_heat(job, trace, other, method)[0])
+    return heats
 
 
-def _mask(hot: np.ndarray[Any, Any], box: Box) -> str:
-    """The hot pixels inside a box as COCO's run lengths, with their size before them."""
-    x0, y0, x1, y1 = box
-    inside = np.zeros_like(hot)
-    inside[y0:y1, x0:x1] = hot[y0:y1, x0:x1]
-    height, width = hot.shape
-    return f"{height}x{width}:{to_rle(inside)['counts']}"
+class _RandomTwin:
+    """Heatmaps of the same model, its image tower random from the top to the input."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._twin: Model | None = None
+        self._last: Trace | None = None
+
+    def heatmap(self, trace: Trace, prompt: str, method: _Method) -> Heatmap:
+        """The twin's heatmap of a photo; one trace serves questions about one photo in a row."""
+        if self._twin is None:
+            *_, (_, self._twin) = faithfulness.cascade(self._model)
+        if self._last is None or self._last.photo is not trace.photo:
+            self._last = self._twin.trace(trace.photo)
+        return heatmap(self._last, prompt, method.name, **method.options)
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(None if pd.isna(row[c]) else row[c] for c in KEY)
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=SCHEMA.names)
-    whole = ["k", "x0", "y0", "x1", "y1"]
-    frame[whole] = frame[whole].astype("Int64")
-    frame["error"] = frame["error"].astype(object).where(frame["error"].notna(), None)
-    order = {method: i for i, method in enumerate(dict.fromkeys(frame["method"]))}
-    rank = frame["method"].map(order)
-    frame = frame.assign(_rank=rank, _bad=frame["error"].notna())  # of two, the one that worked
-    frame = frame.sort_values(["example", "_rank", "_bad"], kind="stable").drop_duplicates(KEY)
-    return frame.drop(columns=["_rank", "_bad"]).reset_index(drop=True)
-
-
-# ---------------------------------------------------------------- in a worker
-
-
-_LOADING = Lock()  # so that threads which start together load one model
-
-
-@lru_cache(maxsize=1)
-def _loaded(name: str) -> Model:
-    return load_model(name)
-
-
-def _evaluate_shard(
-    model_name: str,
-    dataset: list[Example],
-    methods: list[str],
-    out: str,
-    shard: tuple[int, int],
-    k: int | None,
-    preset: str | Preset,
-    retry: bool,
-) -> int:
-    with _LOADING:
-        model = _loaded(model_name)
-    how: dict[str, Any] = {"k": k, "preset": preset, "shard": shard, "retry": retry}
-    return len(evaluate(model, dataset, methods, out=out, **how))
-
-
-def _failure(job: Any) -> BaseException | None:
-    error: BaseException | None = job.exception()
-    return error
