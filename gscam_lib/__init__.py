@@ -16,14 +16,9 @@ if TYPE_CHECKING:
     from gscam_lib.boxes import Heatmap, heatmap_to_box
     from gscam_lib.datasets import CocoDataset, Example
     from gscam_lib.evaluation.metrics import best_iou, iou
-    from gscam_lib.evaluation.runner import (
-        compare,
-        evaluate,
-        evaluate_shards,
-        known_examples,
-        merge,
-        summarize,
-    )
+    from gscam_lib.evaluation.questions import known_examples
+    from gscam_lib.evaluation.report import compare, summarize
+    from gscam_lib.evaluation.runner import evaluate, evaluate_shards, merge
     from gscam_lib.explorer import attack_composer, explore
     from gscam_lib.heatmaps import heatmap, several, stream, sweep
     from gscam_lib.methods import METHODS
@@ -37,14 +32,9 @@ _ROOMS = {
     "boxes": ("Heatmap", "heatmap_to_box"),
     "datasets": ("CocoDataset", "Example"),
     "evaluation.metrics": ("best_iou", "iou"),
-    "evaluation.runner": (
-        "compare",
-        "evaluate",
-        "evaluate_shards",
-        "known_examples",
-        "merge",
-        "summarize",
-    ),
+    "evaluation.questions": ("known_examples",),
+    "evaluation.report": ("compare", "summarize"),
+    "evaluation.runner": ("evaluate", "evaluate_shards", "merge"),
     "explorer": ("attack_composer", "explore"),
     "heatmaps": ("heatmap", "several", "stream", "sweep"),
     "methods": ("METHODS",),

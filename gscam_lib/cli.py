@@ -6,23 +6,33 @@ import importlib.metadata
 import json
 import time
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from pandas import DataFrame
-
     from gscam_lib.datasets import Example
-    from gscam_lib.evaluation.runner import Preset
-    from gscam_lib.trace.model import Model
+    from gscam_lib.evaluation.measures import Preset
+    from gscam_lib.trace import Model
+
+
+class _Plain(TyperGroup):
+    """Errors of ours are one line, not a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            typer.secho(f"error: {error}", fg="red", err=True)
+            raise typer.Exit(1) from error
+
 
 app = typer.Typer(
+    cls=_Plain,
     help="What does CLIP look at? Heatmaps for photos and prompts.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,20 +48,26 @@ DatasetOption = Annotated[
 ]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the images.")]
 AnnotationsOption = Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")]
-PresetOption = Annotated[str, typer.Option(help="clean or paper.")]
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        help="Bundled name, open_clip arch/tag or arch/FILE, a file or folder of weights, or "
-        "hf-hub:org/name."
-    ),
-]
+ModelOption = Annotated[str, typer.Option(help="Bundled name, file, folder, open_clip arch/tag.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU where there is one.")]
+PrecisionOption = Annotated[str, typer.Option(help="Of the image tower: fp32, bf16, fp16, tf32.")]
+LayerOption = Annotated[str | None, typer.Option(help="Target layer by name, or -1 for the last.")]
+KOption = Annotated[int | None, typer.Option(help="Channels; the paper's share if left out.")]
 OutOption = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
+PICTURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 
 
 @app.callback()
 def main() -> None:
     """What does CLIP look at? Heatmaps for photos and prompts."""
+
+
+def _load(name: str, device: str | None, precision: str, layer: str | None) -> Model:
+    import gscam_lib as gs
+
+    number = layer is not None and layer.lstrip("-").isdigit()
+    chosen = int(layer) if number and layer else layer
+    return gs.load_model(name, device=device, precision=precision, layer=chosen)
 
 
 @app.command()
@@ -62,58 +78,53 @@ def heatmap(
     method: Annotated[
         str, typer.Option(help="See `gscam methods`; with options: gscorecam:ranking=variance.")
     ] = "gscorecam",
-    k: Annotated[
-        int | None, typer.Option(help="Channels used; the paper's share if left out.")
-    ] = None,
+    k: KOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = "fp32",
+    layer: LayerOption = None,
+    batch_size: Annotated[int | None, typer.Option(help="Masked copies in one pass.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps their embeddings.")] = None,
     out: OutOption = Path("heatmap.png"),
 ) -> None:
     """Draw where the model sees each PROMPT in PHOTO; print logit, box and seconds."""
-    try:
-        _draw_heatmaps(photo, prompts, model, method, k, out)
-    except (ValueError, OSError) as error:
-        _fail(error)
-
-
-def _load(name: str) -> Model:
-    """Load a model; what had to be assumed about it is printed."""
     import gscam_lib as gs
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        model = gs.load_model(name)
-    for warning in caught:
-        typer.secho(f"warning: {warning.message}", fg="yellow", err=True)
-    return model
-
-
-def _draw_heatmaps(
-    photo: Path, prompts: list[str], name: str, method: str, k: int | None, out: Path
-) -> None:
-    import gscam_lib as gs
+    from gscam_lib.heatmaps import check_method
     from gscam_lib.methods import read_method
 
-    function, options = read_method(method)
-    options = {"k": k, **options}
-    clip = _load(name)
-    trace = clip.trace(photo)
+    target = out.expanduser()
+    target = target if target.suffix else target.with_suffix(".png")
+    if target.suffix.lower() not in PICTURES:
+        raise ValueError(
+            f"Got -o {out}: '{target.suffix}' is no kind of picture; expected one of "
+            f"{', '.join(sorted(PICTURES))}."
+        )
+    name, options = read_method(method)
+    if k is not None:
+        options = {"k": k, **options}
+    check_method(name, **options)
+    trace = _load(model, device, precision, layer).trace(
+        photo.expanduser(), batch_size=batch_size, cache=cache
+    )
     heats, boxes = [], []
     for prompt in prompts:
         start = time.perf_counter()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", gs.UnknownPromptWarning)
-            heat = gs.heatmap(trace, prompt, function, **options)
-        box = gs.heatmap_to_box(heat)
-        seconds = time.perf_counter() - start
+            heat = gs.heatmap(trace, prompt, name, **options)
         heats.append(heat)
-        boxes.append(box)
-        where = "flat map, no box" if box is None else f"box {box}"
+        boxes.append(gs.heatmap_to_box(heat))
+        seconds = time.perf_counter() - start
+        where = "flat map, no box" if boxes[-1] is None else f"box {boxes[-1]}"
         typer.echo(f"{prompt}: logit {heat.logit:.2f}, {where}, {seconds:.2f} s")
         for warning in caught:
             typer.secho(f"  warning: {warning.message}", fg="yellow", err=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with gs.figures.style():
-        gs.figures.panels(trace.image, heats, boxes).savefig(out)
-    typer.echo(f"wrote {out}")
+        gs.figures.panels(trace.image, heats, boxes).savefig(target)
+    typer.echo(f"wrote {target}")
+
+
+# ---------------------------------------------------------------- evaluation
 
 
 @app.command()
@@ -122,17 +133,33 @@ def evaluate(
     root: RootOption = None,
     annotations: AnnotationsOption = None,
     methods: Annotated[
-        str, typer.Option(help="Comma-separated; with options: gscorecam:ranking=variance:k=50.")
+        str,
+        typer.Option(
+            help="Comma-separated; with options: gscorecam:ranking=variance:k=50; 'all' that fit "
+            "the model, '-rise' without RISE."
+        ),
     ] = "gscorecam,gradcam,center",
     model: ModelOption = "photo-lite",
-    k: Annotated[int | None, typer.Option(help="Channels for methods that rank them.")] = None,
+    k: KOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = "fp32",
+    layer: LayerOption = None,
+    measures: Annotated[
+        str, typer.Option(help="Beside localization: insertion, deletion, ious, pixels, …")
+    ] = "",
+    measured_images: Annotated[int | None, typer.Option(help="Images they are taken on.")] = None,
+    slow_images: Annotated[
+        int | None, typer.Option(help="Images for methods with a pass per channel or mask.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
     template: Annotated[
         str, typer.Option(help="Form of the prompt, e.g. 'a photo of {a}'; {} is the bare name.")
     ] = "{}",
     search: Annotated[
-        bool, typer.Option(help="Take each class's prompt of highest mean logit instead.")
+        bool,
+        typer.Option(help="Take each class's prompt of highest mean logit (on these photos)."),
     ] = False,
-    preset: PresetOption = "clean",
+    preset: Annotated[str, typer.Option(help="clean or paper.")] = "clean",
     threshold: Annotated[
         str | None, typer.Option(help="otsu, a percentile such as p90, or a share such as 0.2.")
     ] = None,
@@ -150,39 +177,37 @@ def evaluate(
     ] = "",
     shards: Annotated[int, typer.Option(help="How many shards Dask gets.")] = 16,
 ) -> None:
-    """Localize every class in every image; print the table."""
+    """Ask about every class in every image; keep the rows, print the table."""
     import gscam_lib as gs
+    from gscam_lib.evaluation.measures import MEASURES
 
-    try:
-        clip = _load(model)
-        how = _preset(preset, threshold, rule, inclusive)
-        pairs = list(_examples(dataset, root, annotations))
-        known = _asked(clip, pairs, template, search)
-        chosen = [m.strip() for m in methods.split(",")]
-        if dask:
-            rows = _on_dask(
-                dask, model, known, chosen, out, shards=shards, k=k, preset=how, retry=retry
-            )
-        else:
-            rows = gs.evaluate(
-                clip, known, chosen, k=k, preset=how, out=out, shard=_shard(shard), retry=retry,
-                progress=True,
-            )  # fmt: skip
-        typer.echo(
-            f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class"
-        )
-        if blank := sum(not e.boxes for e in known):
-            typer.secho(f"{blank} pairs have no true box and count as misses", err=True)
-        _print_table(rows, "text")
-    except (ValueError, OSError) as error:
-        _fail(error)
+    how: dict[str, Any] = {
+        "k": k, "preset": _preset(preset, threshold, rule, inclusive), "retry": retry,
+        "limit": limit, "measured_images": measured_images, "slow_images": slow_images,
+        "measures": ["localization", *filter(None, measures.split(","))],
+    }  # fmt: skip
+    if measures.strip() == "all":
+        how["measures"] = list(MEASURES)
+    part = _shard(shard)
+    clip = _load(model, device, precision, layer)
+    pairs = _examples(dataset, root, annotations)
+    known = _asked(clip, pairs, template, search)
+    chosen = [name.strip() for name in methods.split(",")]
+    if dask:
+        rows = _on_dask(dask, model, known, chosen, out, shards=shards, **how)
+    else:
+        rows = gs.evaluate(clip, known, chosen, out=out, shard=part, progress=True, **how)
+    typer.echo(f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class")
+    if blank := int((rows.groupby("question")["area"].first() == 0).sum()):
+        typer.secho(f"{blank} pairs have no true box and count as misses", err=True)
+    _print_table(rows, "text")
 
 
 def _preset(name: str, threshold: str | None, rule: str | None, inclusive: bool | None) -> Preset:
     """A preset with what was given changed."""
     from dataclasses import replace
 
-    from gscam_lib.evaluation.runner import find_preset
+    from gscam_lib.evaluation.measures import find_preset
 
     share = threshold is not None and threshold.replace(".", "", 1).isdigit()
     given: dict[str, Any] = {
@@ -193,7 +218,7 @@ def _preset(name: str, threshold: str | None, rule: str | None, inclusive: bool 
     return replace(find_preset(name), **{key: v for key, v in given.items() if v is not None})
 
 
-def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Iterable[Example]:
+def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Sequence[Example]:
     """A bundled set, one that was downloaded, or a form of data set with its places."""
     import gscam_lib as gs
     from gscam_lib.datasets import downloads
@@ -201,6 +226,7 @@ def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Iter
     if dataset in gs.scenes.SETS and root is None:
         return gs.scenes.load(dataset)
     names: list[str] | None = None
+    form = dataset
     if dataset in downloads.SOURCES:
         if root is None and annotations is None:
             form, root, annotations = downloads.find(dataset, downloads.FOLDER)
@@ -210,33 +236,35 @@ def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Iter
             import open_clip
 
             names = open_clip.IMAGENET_CLASSNAMES
-    else:
-        form = dataset
     if root is None or (annotations is None and form != "typographic"):
         raise ValueError(
             f"The data set '{dataset}' needs --root and --annotations. Those that need neither: "
             f"bundled {', '.join(gs.scenes.SETS)}; after `gscam download`, "
             f"{', '.join(downloads.SOURCES)}."
         )
-    return gs.datasets.read(form, root, annotations, class_names=names)
+    where = None if annotations is None else annotations.expanduser()
+    return gs.datasets.read(form, root.expanduser(), where, class_names=names)
 
 
-def _asked(clip: Model, pairs: list[Example], template: str, search: bool) -> list[Example]:
+def _asked(clip: Model, pairs: Sequence[Example], template: str, search: bool) -> Sequence[Example]:
     """The examples whose class the model knows, with their prompts in the form that is wanted."""
     import gscam_lib as gs
-    from gscam_lib.evaluation.measures import search_prompts, with_prompts
+    from gscam_lib.evaluation.questions import search_prompts, with_prompts
     from gscam_lib.model.prompts import fill, fill_all
 
-    if not search:
-        return gs.known_examples(clip, [e.asked(fill(template, e.prompt)) for e in pairs])
     known = gs.known_examples(clip, pairs)
-    table = search_prompts(clip, known, {e.category: fill_all(e.prompt) for e in known})
+    bare = {e.category: e.prompt for e in known}
+    if not search:
+        prompts = {category: fill(template, prompt) for category, prompt in bare.items()}
+        return known if template == "{}" else gs.known_examples(clip, with_prompts(known, prompts))
+    table = search_prompts(clip, known, {category: fill_all(p) for category, p in bare.items()})
     return with_prompts(known, dict(table[table["chosen"]][["category", "prompt"]].to_numpy()))
 
 
 def _on_dask(
-    address: str, model: str, known: list[Example], methods: list[str], out: Path | None, **how: Any
-) -> DataFrame:
+    address: str, model: str, known: Sequence[Example], methods: list[str], out: Path | None,
+    **how: Any,
+) -> Any:  # fmt: skip
     import gscam_lib as gs
 
     if out is None:
@@ -260,16 +288,11 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 @app.command()
-def merge(folder: Path, out: Annotated[Path, typer.Option("-o", "--out")]) -> None:
+def merge(folder: Path, out: OutOption = Path("rows.parquet")) -> None:
     """Put the parts of an evaluation into one Parquet file."""
-    import gscam_lib as gs
+    from gscam_lib.evaluation.rows import write_merged
 
-    try:
-        rows = gs.merge(folder)
-        rows.to_parquet(out)
-    except (ValueError, OSError) as error:
-        _fail(error)
-    typer.echo(f"wrote {len(rows)} rows to {out}")
+    typer.echo(f"wrote {write_merged(folder, out)} rows to {out}")
 
 
 @app.command()
@@ -279,18 +302,33 @@ def table(
     against: Annotated[
         str, typer.Option(help="Print paired tests against this method instead.")
     ] = "",
+    report: Annotated[
+        Path | None, typer.Option(help="Write the whole report, table.md and CSVs, there.")
+    ] = None,
 ) -> None:
-    """Print the table of an evaluation or benchmark, with 95 % intervals over images."""
-    from gscam_lib.evaluation import report as analyses
+    """Print the table of an evaluation, with 95 % intervals over images."""
+    from gscam_lib.evaluation import report as reports
 
-    try:
-        rows, measured = analyses.read(folder)
-        if against:
-            typer.echo(analyses.tests_to_markdown(analyses.paired_tests(rows, measured, against)))
-        else:
-            _print_table(rows, form, measured)
-    except (ValueError, OSError) as error:
-        _fail(error)
+    rows = reports.read(folder)
+    if report is not None:
+        typer.echo(reports.write_report(rows, report.expanduser()))
+    elif against:
+        typer.echo(reports.tests_to_markdown(reports.paired_tests(rows, against)))
+    else:
+        _print_table(rows, form)
+
+
+def _print_table(rows: Any, form: str) -> None:
+    from gscam_lib.evaluation import report
+
+    typer.echo(report.as_text(rows, form))
+    broken = rows[rows["error"].notna()]
+    for row in broken.head(10).itertuples():
+        typer.secho(f"{row.image_id}, {row.prompt}, {row.method}: {row.error}", err=True)
+    if len(broken) > 10:
+        typer.secho(f"… and {len(broken) - 10} further rows with errors", err=True)
+    if len(broken) == len(rows):
+        raise ValueError(f"All {len(rows)} rows have errors; see above.")
 
 
 @app.command()
@@ -303,50 +341,13 @@ def export(
     """Write one method's boxes and masks (RLE) in COCO's results form, for its own evaluator."""
     import gscam_lib as gs
 
-    try:
-        dataset = gs.CocoDataset(annotations.parent, annotations)
-        results = dataset.results(gs.merge(folder), method)
-        out.write_text(json.dumps(results))
-    except (ValueError, OSError) as error:
-        _fail(error)
+    dataset = gs.CocoDataset(annotations.parent, annotations)
+    results = dataset.results(gs.merge(folder), method)
+    out.write_text(json.dumps(results))
     typer.echo(f"wrote {len(results)} boxes and masks to {out}")
 
 
-def _print_table(rows: DataFrame, form: str, measured: DataFrame | None = None) -> None:
-    from gscam_lib.evaluation import report as analyses
-
-    if rows.empty:
-        raise ValueError("There are no rows: the data set is empty, or the model knows no class.")
-    whole = analyses.overall(rows, measured)
-    brief = [c for c in analyses.ALL if not c.startswith("hits .") and c not in ("macro", "energy")]
-    forms: dict[str, Callable[[], str]] = {
-        "text": lambda: analyses.cells(whole, brief).to_string(index=False),
-        "markdown": lambda: analyses.to_markdown(whole, analyses.ALL),
-        "latex": lambda: analyses.cells(whole).to_latex(index=False, escape=True),
-        "csv": lambda: whole.to_csv(index=False),
-    }
-    if form not in forms:
-        raise ValueError(f"Got format '{form}'; expected one of {', '.join(forms)}.")
-    typer.echo(forms[form]())
-    broken = rows[rows["error"].notna()]
-    for row in broken.head(10).itertuples():
-        typer.secho(f"{row.image_id}, {row.prompt}, {row.method}: {row.error}", err=True)
-    if len(broken) > 10:
-        typer.secho(f"… and {len(broken) - 10} further rows with errors", err=True)
-
-
-@app.command()
-def evaluate_model(
-    model: Annotated[str, typer.Argument(help="mini-rn, mini-vit, a folder.")],
-) -> None:
-    """Measure on the bundled scenes what a model can do and which planted biases it has."""
-    from data.build.report import evaluate_model as measure
-    from data.build.report import table as as_table
-
-    try:
-        typer.echo(as_table(measure(model)))
-    except (ValueError, OSError) as error:
-        _fail(error)
+# ---------------------------------------------------------------- what there is
 
 
 @app.command()
@@ -362,6 +363,11 @@ def models() -> None:
     typer.echo("from open_clip, need a network the first time (architecture/tag):")
     for architecture, tag in open_clip.list_pretrained():
         typer.echo(f"  {architecture}/{tag}")
+
+
+def _first_line(card: Path) -> str:
+    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
+    return next((line for line in lines if line and not line.startswith("#")), "")
 
 
 @app.command()
@@ -382,37 +388,17 @@ def download(
     """Fetch a data set or weights once, into a folder that other machines can use."""
     from gscam_lib.datasets import downloads
 
-    try:
-        if "/" in name:
-            from gscam_lib.model.published import save_model
+    if "/" in name:
+        from gscam_lib.model.weights import save_model
 
-            typer.echo(f"saved as {save_model(name)}")
-            return
-        folder = to or downloads.FOLDER
-        typer.echo(f"saved in {downloads.download(name, folder)}")
-        typer.echo(f"terms: {downloads.SOURCES[name].terms}")
-        _, root, annotations = downloads.find(name, folder)
-        places = "" if folder == downloads.FOLDER else f" --root {root} --annotations {annotations}"
-        typer.echo(f"next: gscam evaluate --dataset {name}{places} --out runs/{name}")
-    except (ValueError, OSError) as error:
-        _fail(error)
-
-
-@app.command()
-def bench(
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="Folder; figures/ unless given.")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="One round, to see that it runs.")] = False,
-    models: Annotated[
-        str, typer.Option(help="Comma-separated; what the folder has of others is kept.")
-    ] = "mini-rn,RN50/random",
-) -> None:
-    """Time the library beside bare forward passes and other packages; takes half an hour."""
-    from gscam_lib.figures import FOLDER
-    from tests.bench.bench import report
-
-    typer.echo(report(out or FOLDER, quick=quick, models=models.split(",")))
+        typer.echo(f"saved as {save_model(name)}")
+        return
+    folder = to or downloads.FOLDER
+    typer.echo(f"saved in {downloads.download(name, folder)}")
+    typer.echo(f"terms: {downloads.SOURCES[name].terms}")
+    _, root, annotations = downloads.find(name, folder)
+    places = "" if folder == downloads.FOLDER else f" --root {root} --annotations {annotations}"
+    typer.echo(f"next: gscam evaluate --dataset {name}{places} --out runs/{name}")
 
 
 @app.command()
@@ -434,7 +420,7 @@ def doctor() -> None:
     typer.echo(f"data: {DATA}{absent}")
     for wanted in ("photo-lite", "mini-rn", "mini-vit"):
         here = wanted in gs.bundled_models()
-        typer.echo(f"  model {wanted}: {'here' if here else 'not in this checkout yet'}")
+        typer.echo(f"  model {wanted}: {'here' if here else 'not in this checkout'}")
     for name in gs.scenes.SETS:
         here = (SCENES / name / "instances.json").is_file()
         typer.echo(f"  scenes {name}: {'here' if here else 'missing (git checkout data/scenes)'}")
@@ -442,61 +428,11 @@ def doctor() -> None:
     typer.echo(
         f"  downloaded: {', '.join(cached) or 'nothing (`gscam download NAME` fetches weights)'}"
     )
-    for extra, module in (("dask", "distributed"), ("slurm", "submitit")):
+    for extra, module in (("dask", "distributed"), ("slurm", "submitit"), ("hf", "transformers")):
         here = find_spec(module) is not None
         hint = "" if here else f" (pip install -e '.[{extra}]')"
         typer.echo(f"extra {extra}: {'here' if here else 'missing'}{hint}")
 
 
-@app.command()
-def benchmark(
-    out: Annotated[Path, typer.Argument(help="Folder for rows and tables; resumes.")],
-    dataset: DatasetOption = "multi",
-    root: RootOption = None,
-    annotations: AnnotationsOption = None,
-    models: Annotated[str, typer.Option(help="Comma-separated.")] = "mini-rn,photo-lite",
-    methods: Annotated[
-        str, typer.Option(help="As in evaluate; 'all': those that fit the model.")
-    ] = "all",
-    skip: Annotated[str, typer.Option(help="Methods left out, comma-separated.")] = "",
-    limit: Annotated[int | None, typer.Option(help="Only the first images.")] = None,
-    measures: Annotated[
-        str, typer.Option(help="Further measures (insertion, deletion, ious, pixels, …).")
-    ] = "prompt_sensitivity,pointing_center",
-    measured_images: Annotated[int, typer.Option(help="Images they are taken on.")] = 30,
-    slow_images: Annotated[
-        int | None, typer.Option(help="Images for methods with a pass per channel or mask.")
-    ] = None,
-    preset: PresetOption = "clean",
-) -> None:
-    """Make the table of all methods and controls, for each model, with 95 % intervals."""
-    import gscam_lib as gs
-    from gscam_lib.evaluation import report as analyses
-
-    try:
-        pairs = list(_examples(dataset, root, annotations))
-        clips = {name: _load(name) for name in models.split(",")}  # all, before the work
-        for name, clip in clips.items():
-            known = gs.known_examples(clip, pairs)
-            asked = [m.strip() for m in methods.split(",")]
-            named = [analyses.methods_for(clip) if m == "all" else [m] for m in asked]
-            wanted = [m for m in dict.fromkeys(chain(*named)) if m not in skip.split(",")]
-            folder = out / name.replace("/", "-").lstrip("-.")
-            found = analyses.benchmark(
-                clip, known, wanted, out=folder, limit=limit, preset=preset,
-                measures=[m for m in measures.split(",") if m], measured_images=measured_images,
-                slow_images=slow_images, whole=pairs, progress=True,
-            )  # fmt: skip
-            typer.echo(analyses.write_benchmark(found, folder))
-    except (ValueError, OSError) as error:
-        _fail(error)
-
-
-def _first_line(card: Path) -> str:
-    lines = card.read_text(encoding="utf-8").splitlines() if card.is_file() else []
-    return next((line for line in lines if line and not line.startswith("#")), "")
-
-
-def _fail(error: Exception) -> NoReturn:
-    typer.secho(f"error: {error}", fg="red", err=True)
-    raise typer.Exit(1)
+if __name__ == "__main__":
+    app()

@@ -40,17 +40,19 @@ def tabulate(dataset: Iterable[Example]) -> pa.Table:
     questions = _columns(dataset)
     if not len(questions):
         raise ValueError("Got no examples; the data set is empty, or the model knows no class.")
-    whole = dataset.dataset if isinstance(dataset, Selection) else None
-    everything = questions if whole is None else _columns(whole)
+    whole = dataset
+    while isinstance(whole, Selection):
+        whole = whole.dataset
+    everything = questions if whole is dataset else _columns(whole)
     with duckdb.connect() as db:
         db.register("questions", questions)
         db.register("everything", everything)
         twice = db.sql(
             "SELECT list(position), any_value(image_id), any_value(prompt) FROM questions "
             "GROUP BY question HAVING count(*) > 1 LIMIT 1"
-        ).fetchone()
+        ).fetchall()
         if twice:
-            places, image, prompt = twice
+            places, image, prompt = twice[0]
             raise ValueError(
                 f"The examples {', '.join(map(str, sorted(places)[:5]))} ask the same of one photo "
                 f"({prompt!r} of image {image}, with the same truth); expected each question once."
@@ -130,7 +132,7 @@ def with_prompts(dataset: Iterable[Example], prompts: Mapping[str, str]) -> Sequ
     missing = sorted({e.category for e in examples} - set(prompts))
     if missing:
         raise ValueError(f"Got no prompt for the categories {', '.join(missing)}.")
-    return Selection(examples, np.arange(len(examples)), prompts)
+    return Selection(examples, range(len(examples)), [prompts[e.category] for e in examples])
 
 
 def search_prompts(
@@ -150,14 +152,16 @@ def search_prompts(
         if not texts:
             raise ValueError(f"Got no candidate prompts for the category {example.category!r}.")
         found = logits.setdefault(example.category, [])
-        if seen[0] is None or seen[0] is not example.image and seen[0] != example.image:
+        if seen[0] is None or (seen[0] is not example.image and seen[0] != example.image):
             try:
                 pixels = model.preprocess(load_photo(example.image))[None]
                 seen = example.image, model.encode_pixels(pixels).detach()
             except (OSError, ValueError):  # counted where the photo is evaluated
                 seen = example.image, None
         if seen[1] is not None:
-            found.append(model.logits_of(seen[1], texts)[0].cpu().numpy())
+            found.append(
+                (model.logit_scale * seen[1] @ model.encode_text(texts).T)[0].cpu().numpy()
+            )
     rows = []
     for category, per_image in logits.items():
         blank = [np.full(len(candidates[category]), np.nan)]  # where no photo can be read

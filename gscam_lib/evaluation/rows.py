@@ -1,15 +1,14 @@
 """Rows on disk: a folder that says what it is of, and parts that are whole or not there.
 
-    run.json           what all rows share: weights, layer, preset, data; for people to read
-    questions.parquet  what is asked, with fingerprints of photos and truth
-    part-*.parquet     rows, each an answer to one question by one method
+run.json           what all rows share: weights, layer, preset, data; for people to read
+questions.parquet  what is asked, with fingerprints of photos and truth
+part-*.parquet     rows, each an answer to one question by one method
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 import time
 import uuid
@@ -24,27 +23,35 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gscam_lib.evaluation.folder import MANIFEST, QUESTIONS, claim, differences, read_manifest
 from gscam_lib.evaluation.measures import COLUMNS
 
 Row = dict[str, Any]
 SECONDS = 20.0  # at most this much work is lost when a run is killed
-MANIFEST, QUESTIONS = "run.json", "questions.parquet"
 RUN = b"gscam_run"
-KEY = ("question", "method", "k")
-_TEXTS = ("question", "source", "image_id", "category", "prompt", "method")
-_RESULTS = {name: kind for columns in COLUMNS.values() for name, kind in columns.items()}
 SCHEMA = pa.schema(
-    [("example", pa.int64()), *((name, pa.string()) for name in _TEXTS), ("k", pa.int64())]
-    + list(_RESULTS.items())
-    + [("logit", pa.float64()), ("seconds", pa.float64()), ("error", pa.string())]
-    + [("width", pa.int64()), ("height", pa.int64()), ("classes", pa.int64())]
-    + [("area", pa.float64()), ("model", pa.string()), ("preset", pa.string())]
-    + [("measures", pa.list_(pa.string())), ("place", pa.int64())]
+    {
+        "example": pa.int64(),
+        **dict.fromkeys(("question", "source", "image_id", "category", "prompt"), pa.string()),
+        "method": pa.string(),
+        "k": pa.int64(),
+        **{name: kind for columns in COLUMNS.values() for name, kind in columns.items()},
+        "logit": pa.float64(),
+        "seconds": pa.float64(),
+        "error": pa.string(),
+        **dict.fromkeys(("width", "height", "classes"), pa.int64()),
+        "area": pa.float64(),
+        "model": pa.string(),
+        "preset": pa.string(),
+        "measures": pa.string(),
+        "place": pa.int64(),
+    }
 )
 """One form of row for everything that is measured.
 
-width, height: of the photo in pixels; classes: in its image; area: of the largest true box; place:
-of the method in the list that was asked.
+measures: those that the row has, with commas between; width, height: of the photo in pixels;
+classes: in its image; area: of the largest true box; place: of the method in the list that was
+asked.
 """
 
 
@@ -67,7 +74,7 @@ class Rows:
         self._since = time.monotonic()
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _claim(self.folder, self.run, questions)
+            claim(self.folder, self.run, questions)
             _sound_parts(self.folder, self._stamp, set_aside=True)
 
     def __enter__(self) -> Rows:
@@ -152,102 +159,6 @@ def _storable(row: Row) -> Row:
     }
 
 
-# ---------------------------------------------------------------- whose folder it is
-
-
-def _claim(folder: Path, run: Mapping[str, Any], questions: pa.Table) -> None:
-    """Make a folder this run's, or see that it is; raises ValueError for a folder of another."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        if next(folder.glob("part-*.parquet"), None) is not None:
-            raise ValueError(
-                f"{folder} has parts but no {MANIFEST}: they are of an older version, or of "
-                "something else. Use another folder."
-            )
-        _write_once(manifest, json.dumps(run, indent=2, ensure_ascii=False) + "\n")
-    there = _manifest(folder)
-    other = _differences(there, run)
-    if other:
-        raise ValueError(
-            f"{folder} holds another run: it has {'; it has '.join(other[:4])}. Use another folder "
-            "for this run."
-        )
-    _claim_questions(folder, questions)
-
-
-def _claim_questions(folder: Path, questions: pa.Table) -> None:
-    path = folder / QUESTIONS
-    if not path.is_file():
-        _replace(path, questions)
-    stored = pq.read_table(path, columns=["question"])
-    with duckdb.connect() as db:
-        db.register("stored", stored)
-        db.register("asked", questions.select(["question"]))
-        new, gone = (
-            db.sql(f"SELECT count(*) FROM {a} ANTI JOIN {b} USING (question)").fetchone()[0]  # type: ignore[index]
-            for a, b in (("asked", "stored"), ("stored", "asked"))
-        )
-    if new and gone:
-        raise ValueError(
-            f"{folder} holds a run on other data: of the {len(questions)} questions that are asked "
-            f"{new} are not among its {len(stored)}, and {gone} of its own are not asked. Photos, "
-            "true boxes, masks or prompts have changed. Use another folder for this run."
-        )
-    if new:
-        _replace(path, questions)
-
-
-def _differences(there: Mapping[str, Any], run: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for name in {**run, **there}:
-        a, b = there.get(name), run.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{name} ")
-        elif a != b:
-            found.append(f"{prefix}{name} {_short(a)}, not {_short(b)}")
-    return found
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        read = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{folder / MANIFEST} cannot be read ({error}); it says what the rows are of. Use "
-            "another folder."
-        ) from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{folder / MANIFEST} is no manifest of a run. Use another folder.")
-    return read
-
-
-def _write_once(path: Path, text: str) -> None:
-    """Write a file unless another process was first; nobody ever sees a half of it."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.write_text(text, encoding="utf-8")
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        pass
-    except OSError:  # no hard links here
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _replace(path: Path, table: pa.Table) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        pq.write_table(table, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 # ---------------------------------------------------------------- parts
 
 
@@ -274,7 +185,7 @@ def _sound_parts(folder: Path, stamp: str, *, set_aside: bool = False) -> list[P
                 stacklevel=3,
             )
         elif found.decode() != stamp:
-            other = _differences(json.loads(found), json.loads(stamp))
+            other = differences(json.loads(found), json.loads(stamp))
             raise ValueError(
                 f"{folder} holds rows of different runs: {path.name} has {'; '.join(other[:3])}. "
                 "Use one folder a run."
@@ -285,8 +196,12 @@ def _sound_parts(folder: Path, stamp: str, *, set_aside: bool = False) -> list[P
 
 
 def _scan(parts: Sequence[Path]) -> str:
-    listed = ", ".join("'" + str(p).replace("'", "''") + "'" for p in parts)
+    listed = ", ".join(map(_quoted, parts))
     return f"SELECT * FROM read_parquet([{listed}], union_by_name = true)"
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 @contextlib.contextmanager
@@ -303,7 +218,7 @@ def _database() -> Any:
 _BEST = """
     SELECT * FROM rows QUALIFY row_number() OVER (
         PARTITION BY question, method, k
-        ORDER BY error IS NOT NULL, len(measures) DESC, error, seconds) = 1
+        ORDER BY error IS NOT NULL, length(measures) DESC, error, seconds) = 1
 """
 _ANSWERS = f"""
     SELECT best.* EXCLUDE (example), questions.position AS example
@@ -334,7 +249,7 @@ def open_rows(
         rows.relation(db)
         db.register("questions", rows.questions)
         db.register("methods", asked)
-        return db.execute(
+        return db.sql(
             """
             WITH asked AS (
                 SELECT position, question, image, method, k, number,
@@ -346,10 +261,11 @@ def open_rows(
                 WHERE rows.question = asked.question AND rows.method = asked.method
                     AND rows.k IS NOT DISTINCT FROM asked.k
                     AND (rows.error IS NOT NULL AND NOT $retry
-                         OR rows.error IS NULL AND list_has_all(rows.measures, asked.wanted)))
+                         OR rows.error IS NULL
+                            AND list_has_all(string_split(rows.measures, ','), asked.wanted)))
             ORDER BY image, number, position
             """,
-            {
+            params={
                 "most": 2**62 if measured_images is None else measured_images, "more": more,
                 "few": few, "i": shard[0], "n": shard[1], "retry": retry,
             },
@@ -367,7 +283,7 @@ def _numbered(methods: Sequence[tuple[str, int | None]]) -> pa.Table:
 def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
     """Rows as a frame: columns in the order of SCHEMA, those of measures not taken left out."""
     table = db.sql(query).to_arrow_table()
-    taken = {name for names in table["measures"].unique().to_pylist() for name in names}
+    taken = {name for names in table["measures"].unique().to_pylist() for name in names.split(",")}
     taken |= {"localization"} if not len(table) else set()
     unused = [c for name, columns in COLUMNS.items() if name not in taken for c in columns]
     names = [name for name in SCHEMA.names if name not in unused]
@@ -397,7 +313,7 @@ def _merged(db: duckdb.DuckDBPyConnection, folder: Path) -> str:
         raise FileNotFoundError(
             f"No part-*.parquet with a {MANIFEST} in {folder}; run `gscam evaluate` first."
         )
-    stamp = json.dumps(_manifest(folder), sort_keys=True)
+    stamp = json.dumps(read_manifest(folder), sort_keys=True)
     parts = _sound_parts(folder, stamp)
     if not parts:
         raise FileNotFoundError(f"No part-*.parquet in {folder}; run `gscam evaluate` first.")
@@ -418,7 +334,9 @@ def write_merged(folder: Path | str, out: Path | str) -> int:
     with _database() as db:
         query = _merged(db, Path(folder).expanduser())
         try:
-            db.execute(f"COPY ({query}) TO '{str(partial).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)")
+            db.execute(
+                f"COPY ({query}) TO '{str(partial).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)"
+            )
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
