@@ -1,4 +1,4 @@
-"""evaluation.py, parts.py: rows, errors that become rows, resuming, shards, the table."""
+"""evaluation/: rows, errors that become rows, resuming, shards, whose folder it is."""
 
 import json
 import os
@@ -18,8 +18,11 @@ from skimage.filters import threshold_otsu
 
 import gscam_lib as gs
 from gscam_lib.datasets.outlines import to_rle
+from gscam_lib.evaluation import folder as run_folder
+from gscam_lib.evaluation import jobs, runner
 from gscam_lib.evaluation import rows as parts
-from gscam_lib.evaluation import runner as evaluation
+from gscam_lib.evaluation.measures import PRESETS
+from gscam_lib.evaluation.questions import tabulate
 from gscam_lib.trace import trace as trace_module
 
 
@@ -162,7 +165,7 @@ def test_shards_equal_one(resnet, examples, tmp_path, n):
 
 
 def test_an_executor_runs_the_shards(resnet, examples, tmp_path, monkeypatch):
-    monkeypatch.setattr("gscam_lib.evaluation._loaded", lambda name: resnet)
+    monkeypatch.setattr("gscam_lib.evaluation.runner._loaded", lambda name: resnet)
     with ThreadPoolExecutor(2) as pool:
         rows = gs.evaluate_shards(pool, "tiny", examples, ["center"], tmp_path, shards=2)
     same(rows, gs.evaluate(resnet, examples, ["center"]))
@@ -175,7 +178,7 @@ def test_an_executor_runs_the_shards(resnet, examples, tmp_path, monkeypatch):
 def many(photo):
     """12 photos of one or two questions each."""
     return [
-        gs.Example(Image.fromarray(np.roll(photo, 9 * i, 1)), prompt, ((2, 2, 30, 30),), prompt,
+        gs.Example(Image.fromarray(np.roll(photo, 7 * i, 1)), prompt, ((2, 2, 30, 30),), prompt,
                    str(i), "t")
         for i in range(12)
         for prompt in ("cat", "dog")[: 1 + i % 2]
@@ -197,7 +200,7 @@ def test_photos_share_batches_where_k_is_small(resnet, many, batches, monkeypatc
     rows = gs.evaluate(resnet, many, ["gradcam", "gscorecam"], k=3)
     packed = batches.copy()
     batches.clear()
-    monkeypatch.setattr(evaluation, "prefetch", lambda *asked: None)
+    monkeypatch.setattr(jobs, "prefetch", lambda *asked: None)
     plain = gs.evaluate(resnet, many, ["gradcam", "gscorecam"], k=3)
     assert plain["error"].isna().all()
     alike(rows, plain)
@@ -209,15 +212,13 @@ def test_photos_share_batches_where_k_is_small(resnet, many, batches, monkeypatc
 
 def test_a_photo_that_fills_its_batches_waits_for_no_other(resnet, many, batches, monkeypatch):
     packs = []
-    share = evaluation._share_batches
-    monkeypatch.setattr(
-        evaluation, "_share_batches", lambda pack, k: packs.append(len(pack)) or share(pack, k)
-    )
+    share = jobs._share_batches
+    monkeypatch.setattr(jobs, "_share_batches", lambda pack: packs.append(len(pack)) or share(pack))
     gs.evaluate(resnet, many, ["gscorecam"], k=16)
-    assert packs == [1] * 12
+    assert packs[:12] == [1] * 12
     packs.clear()
     gs.evaluate(resnet, many, ["gradcam"])
-    assert packs == [1] * 12
+    assert packs[:12] == [1] * 12
     packs.clear()
     gs.evaluate(resnet, many, ["gscorecam"], k=1)
     assert packs == [8, 4]
@@ -225,7 +226,7 @@ def test_a_photo_that_fills_its_batches_waits_for_no_other(resnet, many, batches
 
 def test_few_traces_live_at_once(resnet, many, monkeypatch):
     born, most = [], []
-    trace, localize = gs.Model.trace, evaluation._localize
+    trace, answer = gs.Model.trace, runner._answer
 
     def watched(*a, **o):
         made = trace(*a, **o)
@@ -234,11 +235,11 @@ def test_few_traces_live_at_once(resnet, many, monkeypatch):
 
     def counted(*a):
         most.append(sum(ref() is not None for ref in born))
-        return localize(*a)
+        return answer(*a)
 
     monkeypatch.setattr(gs.Model, "trace", watched)
-    monkeypatch.setattr(evaluation, "_localize", counted)
-    monkeypatch.setattr(evaluation, "PACK", 3)
+    monkeypatch.setattr(runner, "_answer", counted)
+    monkeypatch.setattr(jobs, "PACK", 3)
     gs.evaluate(resnet, many, ["gscorecam"], k=1)
     assert len(born) == 12
     assert max(most) <= 4  # the three of a pack, and the one that is being dropped
@@ -273,7 +274,7 @@ def test_shared_batches_that_fail_are_made_alone(resnet, many, monkeypatch):
     def full(*asked):
         raise MemoryError("no room for so many")
 
-    monkeypatch.setattr(evaluation, "prefetch", full)
+    monkeypatch.setattr(jobs, "prefetch", full)
     alike(gs.evaluate(resnet, many, ["gscorecam"], k=2), expected)
 
 
@@ -283,19 +284,35 @@ def test_shared_batches_that_fail_are_made_alone(resnet, many, monkeypatch):
 def test_finished_photos_are_not_even_opened(resnet, many, tmp_path, monkeypatch):
     gs.evaluate(resnet, many, ["center"], out=tmp_path)
     opened = []
-    monkeypatch.setattr(evaluation, "load_photo", lambda image: opened.append(1) or image)
+    monkeypatch.setattr(jobs, "load_photo", lambda image: opened.append(1) or image)
     gs.evaluate(resnet, many, ["center"], out=tmp_path)
     assert opened == []
 
 
-def test_retry_does_the_rows_with_errors_again(resnet, examples, tmp_path):
+def test_retry_does_the_rows_with_errors_again(resnet, examples, tmp_path, monkeypatch):
+    def failing(*args, **options):
+        raise RuntimeError("no memory today")
+
+    with monkeypatch.context() as today:
+        today.setattr(gs.Model, "trace", failing)
+        first = gs.evaluate(resnet, examples, ["center"], out=tmp_path)
+    assert first["error"].notna().all()
+    assert gs.evaluate(resnet, examples, ["center"], out=tmp_path)["error"].notna().all()
+    again = gs.evaluate(resnet, examples, ["center"], out=tmp_path, retry=True)
+    assert again["error"].notna().tolist() == [False, False, True, True]
+    same(gs.merge(tmp_path), again)
+
+
+def test_a_photo_put_right_is_asked_again(resnet, examples, tmp_path):
     first = gs.evaluate(resnet, examples, ["center"], out=tmp_path)
     Image.new("RGB", (20, 20)).save(examples[2].image)
-    assert gs.evaluate(resnet, examples, ["center"], out=tmp_path)["error"].notna().sum() == 2
-    again = gs.evaluate(resnet, examples, ["center"], out=tmp_path, retry=True)
+    again = gs.evaluate(resnet, examples, ["center"], out=tmp_path)
     assert first["error"].notna().tolist() == [False, False, True, True]
     assert again["error"].notna().tolist() == [False, False, False, True]
     same(gs.merge(tmp_path), again)
+    Image.new("RGB", (30, 20)).save(examples[2].image)  # it was answered: now it is other data
+    with pytest.raises(ValueError, match="other data"):
+        gs.evaluate(resnet, examples, ["center"], out=tmp_path)
 
 
 def test_true_boxes_that_cannot_be_true_are_errors(resnet, examples):
@@ -311,7 +328,8 @@ def test_true_boxes_that_cannot_be_true_are_errors(resnet, examples):
 
 def test_two_writers_on_one_folder(resnet, examples, tmp_path):
     whole = gs.evaluate(resnet, examples, ["center"])
-    writers = [parts.Parts(tmp_path, {"run": "a"}) for _ in range(2)]
+    questions, run = tabulate(examples), runner.manifest(resnet, PRESETS["clean"])
+    writers = [parts.Rows(tmp_path, run, questions) for _ in range(2)]
     for writer in writers:
         for row in whole.astype(object).where(whole.notna(), None).to_dict("records"):
             writer.add(row)
@@ -320,13 +338,112 @@ def test_two_writers_on_one_folder(resnet, examples, tmp_path):
     same(gs.merge(tmp_path), whole)
 
 
-def test_merge_refuses_what_does_not_belong_together(resnet, examples, tmp_path):
+def test_a_folder_is_refused_to_another_run(resnet, examples, tmp_path):
     gs.evaluate(resnet, examples[:1], ["center"], out=tmp_path)
-    with pytest.raises(ValueError, match="has preset clean, not paper"):
+    with pytest.raises(ValueError, match="preset name clean, not paper"):
         gs.evaluate(resnet, examples[:1], ["center"], out=tmp_path, preset="paper")
-    parts.Parts(tmp_path / "b", {"preset": "paper"}).folder.joinpath("x").touch()
     with pytest.raises(FileNotFoundError, match="No part"):
         gs.merge(tmp_path / "b")
+    said = json.loads((tmp_path / run_folder.MANIFEST).read_text())
+    assert said["model"]["weights"] == resnet.weights_sha
+    assert said["preset"]["threshold"] == "otsu"
+    (tmp_path / run_folder.MANIFEST).write_text("{")
+    with pytest.raises(ValueError, match="cannot be read"):
+        gs.evaluate(resnet, examples[:1], ["center"], out=tmp_path)
+    (tmp_path / run_folder.MANIFEST).unlink()
+    with pytest.raises(ValueError, match="parts but no"):
+        gs.evaluate(resnet, examples[:1], ["center"], out=tmp_path)
+
+
+def change(example, **what):
+    return replace(example, **what)
+
+
+@pytest.mark.parametrize(
+    ("what", "methods"),
+    [
+        ({"boxes": ((0, 0, 64, 40),)}, ["center"]),
+        ({"prompt": "a photo of a cat"}, ["center"]),
+        ({"mask": np.ones((40, 70), bool)}, ["center"]),
+        ({"image": Image.new("RGB", (70, 40), "red")}, ["center"]),
+        ({}, ["gscorecam:k=3"]),
+        ({}, ["gscorecam:k=2:ranking=variance"]),
+        (None, ["gscorecam:k=2"]),
+    ],
+)
+def test_a_folder_gives_what_a_fresh_one_gives_or_refuses(
+    resnet, examples, tmp_path, what, methods
+):
+    """Corrected truth, other photos, prompts, options, fewer questions: never another's rows."""
+    before = examples[:2]
+    after = before[:1] if what is None else [change(e, **what) for e in before]
+    gs.evaluate(resnet, before, ["gscorecam:k=2", "center"], out=tmp_path)
+    if what:
+        with pytest.raises(ValueError, match="other data: of the 2 questions that are asked 2"):
+            gs.evaluate(resnet, after, methods, out=tmp_path)
+        return
+    again = gs.evaluate(resnet, after, methods, out=tmp_path)
+    same(again, gs.evaluate(resnet, after, methods))
+
+
+def test_one_id_for_two_photos_is_two_questions(resnet, photo):
+    """Photos that share an id are told apart; a question that comes twice is refused."""
+    other = Image.fromarray(photo[:, ::-1].copy())
+    pair = [gs.Example(image, "cat", ((10, 5, 30, 25),), "cat", "1", "t")
+            for image in (Image.fromarray(photo), other)]  # fmt: skip
+    rows = gs.evaluate(resnet, pair, ["sobel"])
+    assert len(rows) == 2
+    alone = [gs.evaluate(resnet, [e], ["sobel"]).iou[0] for e in pair]
+    assert rows.iou.tolist() == alone
+    with pytest.raises(ValueError, match="each question once"):
+        gs.evaluate(resnet, [pair[0], pair[0]], ["sobel"])
+
+
+def test_a_damaged_part_is_computed_again(resnet, many, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "SECONDS", -1.0)
+    whole = gs.evaluate(resnet, many, ["center"], out=tmp_path)
+    first, second, third, *_ = sorted(tmp_path.glob("part-*.parquet"))
+    first.write_bytes(first.read_bytes()[:-40])
+    second.write_bytes(b"")
+    (tmp_path / "part-foreign.parquet").write_bytes(third.read_bytes())
+    parts.pq.write_table(parts.pa.table({"a": [1]}), tmp_path / "part-other.parquet")
+    with pytest.warns(RuntimeWarning, match="damaged"):
+        assert len(gs.merge(tmp_path)) == len(many) - 2
+    with pytest.warns(RuntimeWarning, match="is set aside"):
+        again = gs.evaluate(resnet, many, ["center"], out=tmp_path)
+    same(again, whole)
+    assert len(list(tmp_path.glob("*.damaged"))) == 2
+
+
+def test_rows_that_cannot_be_stored_as_they_are_are_kept(resnet, many, tmp_path):
+    """A lone surrogate in an error or a file name is written with an escape, its neighbours too."""
+    bad = replace(many[0], image=tmp_path / "no\udcff.jpg", image_id="odd")
+    with pytest.raises(ValueError, match="cannot be stored as text"):
+        gs.evaluate(resnet, [bad, *many[1:]], ["center"], out=tmp_path)
+    numbers = [replace(e, image_id=int(e.image_id)) for e in many]
+    rows = gs.evaluate(resnet, numbers, ["center"])
+    assert rows["image_id"].tolist() == [e.image_id for e in many]
+    table = parts._as_table([{"error": "no \udcff", "image_id": 3}, {"error": None}])
+    assert table["error"].to_pylist() == ["no \\udcff", None]
+    assert table["image_id"].to_pylist() == ["3", None]
+
+
+def test_measures_can_be_added_to_a_run(resnet, many, tmp_path):
+    gs.evaluate(resnet, many, ["center", "gradcam"], out=tmp_path)
+    wanted = {"measures": ["localization", "entropy"], "measured_images": 3}
+    more = gs.evaluate(resnet, many, ["center", "gradcam"], out=tmp_path, **wanted)
+    assert more["entropy"].notna().sum() == 2 * 4  # three photos with four questions
+    same(more, gs.evaluate(resnet, many, ["center", "gradcam"], **wanted))
+    same(gs.merge(tmp_path), more)
+
+
+def test_slow_methods_and_limits(resnet, many, tmp_path):
+    rows = gs.evaluate(resnet, many, ["scorecam", "center"], slow_images=1, limit=4, out=tmp_path)
+    assert rows.groupby("method")["image_id"].nunique().to_dict() == {"center": 4, "scorecam": 1}
+    whole = gs.evaluate(resnet, many, ["center"], out=tmp_path)
+    assert len(whole) == len(many)
+    alone = gs.evaluate(resnet, many[:1], ["scorecam"])
+    assert rows[rows.method == "scorecam"].iou.tolist() == alone.iou.tolist()
 
 
 def test_a_full_disk_loses_nothing(resnet, examples, tmp_path, monkeypatch):
@@ -475,7 +592,7 @@ def test_pycocotools_own_evaluator_takes_boxes_and_masks(resnet, coco, capsys):
 
 def test_summary(resnet, examples):
     rows = gs.evaluate(resnet, examples, ["center", "gradcam"])
-    table = gs.summarize(rows)
+    table = gs.summarize(rows).set_index("method")
     assert table.index.tolist() == ["center", "gradcam"]
     assert table["pairs"].tolist() == [4, 4]
     assert table["errors"].tolist() == [2, 2]
@@ -487,7 +604,7 @@ def test_summary(resnet, examples):
 def test_known_examples(resnet, examples):
     closed = gs.Model(resnet.network, resnet.tokenizer, vocabulary=["cat"])
     assert [e.image_id for e in gs.known_examples(closed, examples[:3])] == ["1", "2"]
-    assert gs.known_examples(resnet, examples[:3]) == examples[:3]
+    assert list(gs.known_examples(resnet, examples[:3])) == examples[:3]
 
 
 @pytest.fixture
@@ -534,7 +651,7 @@ def test_submitit_equals_the_plain_loop(saved, examples, tmp_path):
 
 def test_threads_of_one_worker_take_turns(saved, many, tmp_path):
     """Two threads share a model, whose hooks would otherwise catch each other's outputs."""
-    evaluation._loaded.cache_clear()
+    runner._loaded.cache_clear()
     with ThreadPoolExecutor(4) as pool:
         rows = gs.evaluate_shards(
             pool, str(saved), many, METHODS, tmp_path / "out", shards=6, k=2, preset="paper"

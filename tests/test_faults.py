@@ -119,19 +119,24 @@ def _the_good_ones_are_untouched(rows, world):
 
 QUOTA = """
 import json, resource, sys, warnings
-from gscam_lib.evaluation.rows import Parts, SCHEMA
-row = dict.fromkeys(SCHEMA.names) | {"example": 0, "image_id": "1"}
-kept = Parts(sys.argv[1], {"run": "a"})
+import pyarrow as pa
+from gscam_lib.evaluation.questions import SCHEMA
+from gscam_lib.evaluation.rows import Rows, read_rows
+rows = [dict.fromkeys(SCHEMA.names, str(i)) | {"position": i, "area": 0.0} for i in range(6)]
+table = pa.Table.from_pylist(rows, schema=SCHEMA)
+for name in ("classes", "image"):
+    table = table.append_column(name, pa.array(range(6), pa.int64()))
+kept = Rows(sys.argv[1], {"run": "a"}, table)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 said = []
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for i in range(6):
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard if i in (2, 5) else 256, hard))
-        kept.add(row | {"example": i})
+        kept.add({"example": i, "question": str(i), "method": "m", "measures": "localization"})
         kept.flush()
         said.append(len(caught))
-print(json.dumps([said, [r["example"] for r in Parts.read(sys.argv[1])]]))
+print(json.dumps([said, read_rows(sys.argv[1])["example"].tolist()]))
 """
 
 
@@ -145,4 +150,4 @@ def test_a_disk_with_a_real_quota(tmp_path):
     warned, examples = json.loads(done.stdout)
     assert warned == [1, 2, 2, 3, 4, 4]
     assert examples == [0, 1, 2, 3, 4, 5]
-    assert len(list(tmp_path.iterdir())) == 2  # two parts, nothing half-written
+    assert len(list(tmp_path.glob("part-*"))) == 2  # two parts, nothing half-written

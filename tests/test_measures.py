@@ -1,4 +1,4 @@
-"""measures.py: rows against the metrics themselves; resuming; faults; the prompt search."""
+"""measures.py, questions.py: columns against the metrics themselves; faults; the prompt search."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,8 @@ from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib.evaluation import faithfulness, measures, metrics
-from gscam_lib.evaluation.measures import MEASURES, measure, search_prompts, with_prompts
+from gscam_lib.evaluation.measures import MEASURES
+from gscam_lib.evaluation.questions import search_prompts, with_prompts
 
 
 @pytest.fixture
@@ -23,25 +24,21 @@ def examples(photo):
     ]
 
 
-def values(rows, image, prompt, name):
-    found = rows[(rows.image_id == image) & (rows.prompt == prompt) & (rows.measure == name)]
-    assert len(found) == 1
-    return found.iloc[0]["values"]
-
-
-def test_every_measure_equals_its_metric(resnet, examples):
-    rows = measure(resnet, examples, ["layercam"], list(MEASURES), points=4)
-    assert len(rows) == 3 * len(MEASURES)
+def test_every_measure_equals_its_metric(resnet, examples, monkeypatch):
+    monkeypatch.setattr(measures, "POINTS", 4)
+    rows = gs.evaluate(resnet, examples, ["layercam"], measures=list(MEASURES))
     assert rows["error"].isna().all()
+    assert set(rows["measures"].iloc[0].split(",")) == set(MEASURES)
     trace = resnet.trace(examples[0].image)
-    dog, cat = (gs.heatmap(trace, p, "layercam").values for p in ("a dog", "a cat"))
+    heats = [gs.heatmap(trace, p, "layercam") for p in ("a dog", "a cat")]
+    dog, cat = (heat.values for heat in heats)
     assert dog.max() == cat.max() == 1
     mask, boxes = examples[0].mask, examples[0].boxes
     target = gs.Target("a dog", against=["a cat"])
     curve = {"step": resnet.input_size**2 // 3}
     square = np.asarray(Image.fromarray(dog).resize((224, 224), Image.Resampling.BILINEAR))
     x, y = (224 / side for side in reversed(dog.shape))
-    small = square, [(8 * x, 4 * y, 28 * x, 20 * y)]
+    small = square.clip(0, 1), [(8 * x, 4 * y, 28 * x, 20 * y)]
     expected = {
         "iou": metrics.best_iou(gs.heatmap_to_box(dog), boxes),
         "pointing": metrics.pointing_hit(dog, mask),
@@ -57,55 +54,79 @@ def test_every_measure_equals_its_metric(resnet, examples):
             resnet, [(examples[0].image, "a dog")], ["layercam"]
         )[-1].rank_correlation,
         "ious": metrics.ious_at_thresholds(*small),
-        "ious_largest": metrics.ious_at_thresholds(*small, rule="largest_component"),
+        "ious_largest": metrics.ious_at_thresholds(*small, largest=True),
         "pixels": metrics.pixel_counts(dog, mask, bins=measures.BINS).ravel(),
     }
-    assert set(expected) == set(MEASURES)
+    assert set(expected) >= set(MEASURES) - {"localization"}
     for name, wanted in expected.items():
-        found = values(rows, "1", "a dog", name)
-        np.testing.assert_allclose(found, np.atleast_1d(wanted), atol=1e-5, err_msg=name)
-    assert values(rows, "1", "a cat", "pixels") is None  # no mask
-    assert values(rows, "2", "a dog", "prompt_sensitivity") is None  # one prompt alone
+        found = np.asarray(rows[name].iloc[0], float)
+        np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=name)
+    assert rows["pixels"].iloc[1] is None  # no mask
+    assert pd.isna(rows["prompt_sensitivity"].iloc[2])  # one prompt alone
 
 
 def test_what_is_there_is_not_measured_again(resnet, examples, tmp_path, monkeypatch):
-    variants = {"by variance": {"method": "gscorecam", "k": 3, "ranking": "variance"}}
-    first = measure(resnet, examples[:2], variants, ["iou"], out=tmp_path)
+    from gscam_lib.evaluation import runner
+
+    methods = ["gscorecam:k=3:ranking=variance"]
+    first = gs.evaluate(resnet, examples[:2], methods, out=tmp_path)
     asked = []
     monkeypatch.setattr(
-        measures, "heatmap", lambda t, p, **o: asked.append(p) or gs.heatmap(t, p, **o)
+        runner, "heatmap", lambda t, p, m, **o: asked.append(p) or gs.heatmap(t, p, m, **o)
     )
-    again = measure(resnet, examples[:2], variants, ["iou"], out=tmp_path)
+    again = gs.evaluate(resnet, examples[:2], methods, out=tmp_path)
     assert asked == []
-    assert again.to_dict("records") == first.to_dict("records")
-    more = measure(resnet, examples, variants, ["iou", "energy"], out=tmp_path)
-    assert len(more) == 6
-    assert not more.duplicated(measures.KEY).any()
-    other = {"by variance": {"method": "gscorecam", "k": 4, "ranking": "variance"}}
-    assert len(measure(resnet, examples, other, ["iou"], out=tmp_path)) == 9
-    with pytest.raises(ValueError, match="different runs"):
-        measure(resnet, examples, variants, ["iou"], out=tmp_path, points=5)
+    pd.testing.assert_frame_equal(again, first)
+    more = gs.evaluate(resnet, examples, methods, out=tmp_path, measures=["entropy"])
+    assert len(more) == len(asked) == 3  # of all of them the entropy is new
+    assert not more.duplicated(["question", "method", "k"]).any()
+    others = ["gscorecam:k=4:ranking=variance"]
+    assert set(gs.evaluate(resnet, examples, others, out=tmp_path)["k"]) == {4}
+    assert len(gs.merge(tmp_path)) == 6
 
 
 def test_faults_become_rows(resnet, examples, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no photo")
     bad = gs.Example(broken, "a dog", ((0, 0, 4, 4),), "dog", "9", "test")
-    rows = measure(resnet, [bad, *examples], ["gradcam", "legrad"], ["iou", "energy"])
-    assert len(rows) == 4 * 2 * 2
+    rows = gs.evaluate(
+        resnet, [bad, *examples], ["gradcam", "legrad"], measures=["localization", "entropy"]
+    )
+    assert len(rows) == 4 * 2
     wrong = rows[rows["error"].notna()]
-    assert len(wrong) == 4 + 3 * 2  # the broken photo, and a method for other towers
+    assert len(wrong) == 2 + 3  # the broken photo, and a method for other towers
     assert "cannot be read" in wrong.iloc[0]["error"]
     assert wrong[wrong.image_id == "1"]["error"].str.contains("legrad").all()
+    assert not wrong["hit"].any()
+    assert wrong["entropy"].isna().all()
+
+
+def test_a_measure_that_fails_takes_its_row_with_it(resnet, examples, monkeypatch):
+    """A box that was right stays out of the table when its row has an error."""
+
+    def failing(mask, **how):
+        raise RuntimeError("the mask cannot be decoded")
+
+    monkeypatch.setattr(metrics, "center_hit", failing)
+    names = ["localization", "pointing_center"]
+    rows = gs.evaluate(resnet, examples, ["center"], measures=names)
+    assert rows["error"].str.contains("cannot be decoded").all()
+    assert not rows["hit"].any()
+    assert rows["iou"].eq(0).all()
 
 
 def test_unknown_names(resnet, examples):
-    with pytest.raises(ValueError, match="There are: iou"):
-        measure(resnet, examples, ["gradcam"], ["beauty"])
+    with pytest.raises(ValueError, match="There are: localization"):
+        gs.evaluate(resnet, examples, ["gradcam"], measures=["beauty"])
+    with pytest.raises(ValueError, match="No measure 'iou'"):
+        gs.evaluate(resnet, examples, ["gradcam"], measures="iou")
     with pytest.raises(ValueError, match="No method 'nope'"):
-        measure(resnet, examples, ["nope"], ["iou"])
+        gs.evaluate(resnet, examples, ["nope"])
     with pytest.raises(ValueError, match="takes no ranking"):
-        measure(resnet, examples, {"x": {"method": "gradcam", "ranking": "mean"}}, ["iou"])
+        gs.evaluate(resnet, examples, ["gradcam:ranking=mean"])
+    for k in (0, 2.5, "5", True, 10_000):
+        with pytest.raises(ValueError, match="k="):
+            gs.evaluate(resnet, examples, ["gscorecam"], k=k)
 
 
 def test_search_takes_the_prompt_of_highest_mean_logit(resnet, examples, tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -14,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from gscam_lib.boxes import BoxLike
-from gscam_lib.datasets.findings import Finding
+
+ENDS = 4096  # bytes of a file's beginning and end
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,20 +50,21 @@ class Example:
     def fingerprint(self) -> bytes:
         """16 bytes that change with the question, its truth, or the photo's name, size or pixels.
 
-        Nothing is decoded: a photo in a file counts by its name and bytes' number (its place may
-        move), a mask as the data set has it.
+        Nothing is decoded: a photo in a file counts by its name, the number of its bytes and the
+        first and last of them (its place may move), a mask as the data set has it.
         """
         boxes = [[float(value) for value in box] for box in self.boxes]
         asked = (self.source, self.image_id, self.category, self.prompt, self.word)
-        about = (asked, boxes, self.photo_size, self._photo, self._outline)
+        about = (asked, boxes, self.photo_size, self.photo, self._outline)
         return blake2b(repr(about).encode(), digest_size=16).digest()
 
     @property
-    def _photo(self) -> tuple[str, int] | bytes:
+    def photo(self) -> tuple[str, int, str] | bytes:
+        """What tells the photo from others: its file's name, length and ends, or its pixels."""
         if isinstance(self.image, Image.Image | np.ndarray):
             return self._pixels
         path = Path(self.image)
-        return self.file or path.as_posix(), _bytes_of(path)
+        return self.file or path.as_posix(), *_bytes_of(path)
 
     @cached_property
     def _pixels(self) -> bytes:
@@ -82,21 +85,18 @@ class Example:
         return blake2b(np.packbits(mask).tobytes(), key=str(mask.shape).encode()).digest()
 
 
-def _bytes_of(path: Path) -> int:
+def _bytes_of(path: Path) -> tuple[int, str]:
+    """How long a file is, and a digest of its ends; -1 where it cannot be read."""
     try:
-        return path.stat().st_size
+        with path.open("rb") as opened:
+            size = opened.seek(0, os.SEEK_END)
+            ends = []
+            for start in (0, max(0, size - ENDS)):
+                opened.seek(start)
+                ends.append(opened.read(ENDS))
     except (OSError, ValueError):
-        return -1  # not there, or no name a file can have
-
-
-class Examples(list[Example]):
-    """Examples in memory, the root of their files, and what their reader found wrong."""
-
-    def __init__(
-        self, root: Path, examples: Iterable[Example], findings: Iterable[Finding]
-    ) -> None:
-        super().__init__(examples)
-        self.root, self.findings = root, list(findings)
+        return -1, ""  # not there, or no name a file can have
+    return size, blake2b(b"".join(ends), digest_size=8).hexdigest()
 
 
 class Selection(Sequence[Example]):

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 MANIFEST, QUESTIONS = "run.json", "questions.parquet"
 
 
-def claim(folder: Path, run: Mapping[str, Any], questions: pa.Table) -> None:
+def claim(folder: Path, run: Mapping[str, Any]) -> None:
     """Make a folder this run's, or see that it is. Raises ValueError for a folder of another."""
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -33,10 +33,14 @@ def claim(folder: Path, run: Mapping[str, Any], questions: pa.Table) -> None:
             f"{folder} holds another run: it has {'; it has '.join(other[:4])}. Use another folder "
             "for this run."
         )
-    _claim_questions(folder, questions)
 
 
-def _claim_questions(folder: Path, questions: pa.Table) -> None:
+def claim_questions(folder: Path, questions: pa.Table, rows: str) -> None:
+    """Add questions to a folder's, or raise ValueError where they are of other data.
+
+    rows: the query of the rows that are there. Questions that nobody answered may go: a photo that
+    could not be read has been put right.
+    """
     path = folder / QUESTIONS
     if not path.is_file():
         _replace(path, questions)
@@ -44,11 +48,15 @@ def _claim_questions(folder: Path, questions: pa.Table) -> None:
     with duckdb.connect() as db:
         db.register("stored", stored)
         db.register("asked", questions.select(["question"]))
-        new, gone = (
-            db.sql(f"SELECT count(*) FROM {a} ANTI JOIN {b} USING (question)").fetchall()[0][0]
-            for a, b in (("asked", "stored"), ("stored", "asked"))
+        new, gone, answered = (
+            db.sql(f"SELECT count(DISTINCT question) FROM {query}").fetchall()[0][0]
+            for query in (
+                "asked ANTI JOIN stored USING (question)",
+                "stored ANTI JOIN asked USING (question)",
+                f"stored SEMI JOIN ({rows}) USING (question) ANTI JOIN asked USING (question)",
+            )
         )
-    if new and gone:
+    if new and answered:
         raise ValueError(
             f"{folder} holds a run on other data: of the {len(questions)} questions that are asked "
             f"{new} are not among its {len(stored)}, and {gone} of its own are not asked. Photos, "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ from gscam_lib.evaluation import faithfulness
 from gscam_lib.evaluation.measures import Preset, check_measures, find_preset
 from gscam_lib.heatmaps import check_method, heatmap, prefetch
 from gscam_lib.methods import METHODS, read_method
+from gscam_lib.methods.score import check_k
 from gscam_lib.model.photo import load_photo
 from gscam_lib.trace import Model, Trace
 
@@ -67,10 +68,10 @@ class Asked:
         """Everything checked before the work. Raises ValueError."""
         if isinstance(methods, str):
             methods = [methods]
-        names = [
-            m for label in methods for m in ([label] if label != "all" else methods_for(model))
-        ]
-        read = [_method(model, label, k) for label in dict.fromkeys(names)]
+        lists = [methods_for(model) if label == "all" else [label] for label in methods]
+        without = {label[1:] for label in methods if label.startswith("-")}
+        names = [m for m in dict.fromkeys(chain(*lists)) if m[:1] != "-" and m not in without]
+        read = [_method(model, label, k) for label in names]
         if not read:
             raise ValueError("Got no methods; expected names such as 'gscorecam'.")
         taken = check_measures(measures)
@@ -98,11 +99,8 @@ def _method(model: Model, label: str, k: int | None) -> Method:
     used = options.get("k")
     if used is None and "k" in METHODS[name].options:
         used = model.default_k
-    if used is not None and used > model.channels:
-        raise ValueError(
-            f"Got k={used} for {label!r}; layer '{model.layer.name}' of {model.name} has "
-            f"{model.channels} channels."
-        )
+    if used is not None:
+        used = check_k(used, model.channels)
     return Method(label, name, options, used)
 
 
@@ -115,7 +113,7 @@ class Job:
 
     image: int
     examples: dict[int, Example]
-    facts: dict[int, dict[str, Any]]
+    questions: dict[int, str]
     open: list[tuple[int, Method]]
     names: Sequence[str]
     trace: Trace | Exception | None = None
@@ -135,11 +133,10 @@ def jobs(asked: Asked, examples: Sequence[Example], questions: Any, left: Any) -
     names: Sequence[str] = ()
     if {"insertion", "deletion"} & set(asked.all):
         names = questions["prompt"].unique().to_pylist()
-    columns = ("question", "classes", "area")
     for image, rows in groupby(_records(left), key=lambda row: row[1]):
         begin, end = images.searchsorted([image, image + 1])
         mine = [int(p) for p in positions[begin:end]]
-        about = questions.select(columns).take(order[begin:end]).to_pylist()
+        about = questions["question"].take(order[begin:end]).to_pylist()
         yield Job(
             image, {p: examples[p] for p in mine}, dict(zip(mine, about, strict=True)),
             [(p, asked.methods[number]) for p, _, number in rows], names,

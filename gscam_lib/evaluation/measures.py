@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from typing import Any
@@ -21,8 +21,8 @@ from gscam_lib.boxes import (
     heatmap_to_box,
     hot_pixels,
 )
-from gscam_lib.datasets.coco import to_rle
 from gscam_lib.datasets.example import Example
+from gscam_lib.datasets.outlines import to_rle
 from gscam_lib.evaluation import faithfulness, metrics
 from gscam_lib.model.prompts import Target
 from gscam_lib.trace import Trace
@@ -191,7 +191,7 @@ def _ious(seen: Seen, *, largest: bool) -> Sequence[float]:
     return [float(x) for x in metrics.ious_at_thresholds(small, boxes, largest=largest)]
 
 
-SCALARS: Mapping[str, Callable[[Seen], float | None]] = {
+SCALARS: dict[str, Callable[[Seen], float | None]] = {
     "pointing_center": lambda seen: float(metrics.center_hit(seen.mask)),
     "mask_iou": _mask_iou,
     "total_variation": lambda seen: metrics.total_variation(seen.heat.values),
@@ -201,7 +201,7 @@ SCALARS: Mapping[str, Callable[[Seen], float | None]] = {
     "insertion": partial(_curve, faithfulness.insertion),
     "deletion": partial(_curve, faithfulness.deletion),
 }
-VECTORS: Mapping[str, Callable[[Seen], Sequence[float] | None]] = {
+VECTORS: dict[str, Callable[[Seen], Sequence[float] | None]] = {
     "ious": partial(_ious, largest=False),
     "ious_largest": partial(_ious, largest=True),
     "pixels": _pixels,
@@ -214,7 +214,7 @@ def _column(name: str, function: Callable[[Seen], Any], seen: Seen) -> dict[str,
 
 MEASURES: dict[str, Callable[[Seen], dict[str, Any]]] = {
     "localization": localization,
-    **{name: partial(_column, name, function) for name, function in (SCALARS | VECTORS).items()},
+    **{name: partial(_column, name, function) for name, function in {**SCALARS, **VECTORS}.items()},
 }
 """Name to measure: from what was seen to columns of its row, None where it is not defined."""
 

@@ -163,7 +163,7 @@ def entropy(values: Array) -> float:
     """Entropy of the heat as a distribution over pixels, in nats; log(H·W) if spread evenly."""
     share = np.asarray(values, float).ravel() / max(float(values.sum()), np.finfo(float).tiny)
     share = share[share > 0]
-    return float(-(share * np.log(share)).sum())
+    return max(0.0, float(-(share * np.log(share)).sum()))
 
 
 def mask_iou(values: Array, mask: Array, *, threshold: float = 0.5) -> float:

@@ -82,9 +82,9 @@ def _columns(dataset: Iterable[Example]) -> pa.Table:
 def _row(position: int, example: Example) -> tuple[Any, ...]:
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in example.boxes]
     about = (example.source, example.image_id, example.category, example.prompt)
-    image = example.image
-    photo = f"in memory, {id(image)}" if hasattr(image, "size") else str(image)
-    return (position, example.fingerprint().hex(), *map(str, about), photo, max(areas, default=0.0))
+    photo = example.photo
+    name = photo.hex() if isinstance(photo, bytes) else "{}, {} bytes, {}".format(*photo)
+    return (position, example.fingerprint().hex(), *map(str, about), name, max(areas, default=0.0))
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

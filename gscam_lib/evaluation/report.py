@@ -6,7 +6,7 @@ holds; published ones carry their tag.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gscam_lib.evaluation import metrics
 from gscam_lib.evaluation import statistics as st
 from gscam_lib.evaluation.measures import BINS, SCALARS, VECTORS
 from gscam_lib.evaluation.published import PAPER, PUBLISHED, TAGS, published
-from gscam_lib.evaluation.rows import SCHEMA, read_rows
+from gscam_lib.evaluation.rows import FRAME, read_rows
 from gscam_lib.methods import title
 
 CLASS_BINS = {"1–3": (1, 3), "4–6": (4, 6), "7–9": (7, 9), "10 and more": (10, np.inf)}
@@ -30,12 +30,12 @@ def read(folder: Path | str) -> pd.DataFrame:
 
     Raises FileNotFoundError and ValueError as `gs.merge` does.
     """
-    return read_rows(folder, columns=[name for name in SCHEMA.names if name != "mask"])
+    return read_rows(folder, columns=[name for name in FRAME if name != "mask"])
 
 
 def _images(rows: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """A number for each row's image."""
-    return rows.groupby(["source", "image_id"], sort=False).ngroup().to_numpy()
+    """A number for each row's image, in the order of their names, so that draws do not change."""
+    return np.asarray(pd.factorize(rows["source"] + "/" + rows["image_id"], sort=True)[0])
 
 
 # ---------------------------------------------------------------- one table
@@ -106,25 +106,23 @@ def _mean(values: Any) -> tuple[float, Any]:
 
 def _further(name: str, column: pd.Series, images: Any) -> dict[str, float]:
     """A measure besides localization: its value over the rows that have it, with its interval."""
+    called, extra = name, dict[str, float]()
     if name in SCALARS:
         value, need = _mean(column.to_numpy(float))
-        title_, extra = name, {}
     else:
         values = np.stack([np.asarray(v, float) for v in column])
         if name == "pixels":
-            counts = values.reshape(-1, 2, BINS)
-            title_, extra = "PxAP", {}
-            value = metrics.average_precision(counts.sum(0))
-            need = values, metrics.average_precisions
+            called, need = "PxAP", (values, metrics.average_precisions)
+            value = metrics.average_precision(values.reshape(-1, 2, BINS).sum(0))
         elif name == "ious":
-            title_, extra = "MaxBoxAccV2", {}
-            value, need = metrics.max_box_acc_v2(values), metrics.box_hits(values)
+            called, need = "MaxBoxAccV2", metrics.box_hits(values)
+            value = metrics.max_box_acc_v2(values)
         else:
+            called, need = "MaxBoxAcc", metrics.box_hits(values, [0.5])
             value, best = metrics.max_box_acc(values)
-            title_, extra = "MaxBoxAcc", {"MaxBoxAcc threshold": metrics.THRESHOLDS[best]}
-            need = metrics.box_hits(values, [0.5])
+            extra = {"MaxBoxAcc threshold": metrics.THRESHOLDS[best]}
     ((low, high),) = st.bootstrap(images, [need])
-    return {title_: value, f"{title_} low": low, f"{title_} high": high, **extra}
+    return {called: value, f"{called} low": low, f"{called} high": high, **extra}
 
 
 # ---------------------------------------------------------------- tests
@@ -362,13 +360,12 @@ def write_report(rows: pd.DataFrame, folder: Path | str, about: str = "") -> str
     return text
 
 
-def as_text(rows: Iterable[Any] | pd.DataFrame, form: str) -> str:
+def as_text(rows: pd.DataFrame, form: str) -> str:
     """The table of rows in a form: text, markdown, latex or csv. Raises ValueError."""
-    frame = pd.DataFrame(rows)
-    if frame.empty:
+    if rows.empty:
         raise ValueError("There are no rows: the data set is empty, or the model knows no class.")
-    whole = summarize(frame)
-    forms = {
+    whole = summarize(rows)
+    forms: Mapping[str, Callable[[], str]] = {
         "text": lambda: cells(whole, (*BRIEF, *SCALARS)).to_string(index=False),
         "markdown": lambda: to_markdown(whole, ALL),
         "latex": lambda: cells(whole).to_latex(index=False, escape=True),
@@ -376,4 +373,4 @@ def as_text(rows: Iterable[Any] | pd.DataFrame, form: str) -> str:
     }
     if form not in forms:
         raise ValueError(f"Got format '{form}'; expected one of {', '.join(forms)}.")
-    return str(forms[form]())
+    return forms[form]()

@@ -23,7 +23,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gscam_lib.evaluation.folder import MANIFEST, QUESTIONS, claim, differences, read_manifest
+from gscam_lib.evaluation.folder import (
+    MANIFEST,
+    QUESTIONS,
+    claim,
+    claim_questions,
+    differences,
+    read_manifest,
+)
 from gscam_lib.evaluation.measures import COLUMNS
 
 Row = dict[str, Any]
@@ -39,8 +46,7 @@ SCHEMA = pa.schema(
         "logit": pa.float64(),
         "seconds": pa.float64(),
         "error": pa.string(),
-        **dict.fromkeys(("width", "height", "classes"), pa.int64()),
-        "area": pa.float64(),
+        **dict.fromkeys(("width", "height"), pa.int64()),
         "model": pa.string(),
         "preset": pa.string(),
         "measures": pa.string(),
@@ -50,9 +56,11 @@ SCHEMA = pa.schema(
 """One form of row for everything that is measured.
 
 measures: those that the row has, with commas between; width, height: of the photo in pixels;
-classes: in its image; area: of the largest true box; place: of the method in the list that was
-asked.
+place: of the method in the list that was asked.
 """
+
+FRAME = (*SCHEMA.names[:-2], "classes", "area", "measures")
+"""Columns of a frame of rows; classes: of the image; area: of the question's largest true box."""
 
 
 class Rows:
@@ -72,10 +80,30 @@ class Rows:
         self._kept: list[pa.Table] = []  # in memory: all rows, or those that a full disk refused
         self._waiting: list[Row] = []
         self._since = time.monotonic()
+        self._claimed = False
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            claim(self.folder, self.run, questions)
-            _sound_parts(self.folder, self._stamp, set_aside=True)
+            try:
+                self._claim(self.folder)
+            except OSError as error:
+                self._warn(error)
+
+    def _claim(self, folder: Path) -> None:
+        if not self._claimed:
+            folder.mkdir(parents=True, exist_ok=True)
+            claim(folder, self.run)
+            parts = _sound_parts(folder, self._stamp, set_aside=True)
+            there = _scan(parts) if parts else "SELECT '' AS question, '' AS error"
+            claim_questions(folder, self.questions, f"FROM ({there}) WHERE error IS NULL")
+            self._claimed = True
+
+    def _warn(self, error: OSError) -> None:
+        count = sum(map(len, self._kept))
+        warnings.warn(
+            f"{count} rows could not be written to {self.folder} ({error}); they are kept in "
+            "memory and written with the next part. Make room on the disk.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def __enter__(self) -> Rows:
         return self
@@ -107,19 +135,15 @@ class Rows:
         partial = self.folder / (name + ".partial")
         stamped = whole.replace_schema_metadata({RUN: self._stamp.encode()})
         try:
+            self._claim(self.folder)
             pq.write_table(stamped, partial)
             partial.rename(self.folder / name)
         except OSError as error:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-            warnings.warn(
-                f"{len(whole)} rows could not be written to {self.folder} ({error}); they are kept "
-                "in memory and written with the next part. Make room on the disk.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return
-        self._kept = []
+            self._warn(error)
+        else:
+            self._kept = []
 
     def relation(self, db: duckdb.DuckDBPyConnection) -> str:
         """Register all rows as the view `rows` of a database; returns the view's name."""
@@ -221,7 +245,7 @@ _BEST = """
         ORDER BY error IS NOT NULL, length(measures) DESC, error, seconds) = 1
 """
 _ANSWERS = f"""
-    SELECT best.* EXCLUDE (example), questions.position AS example
+    SELECT best.* EXCLUDE (example), questions.position AS example, classes, area
     FROM ({_BEST}) AS best JOIN questions USING (question)
     JOIN methods ON best.method = methods.method AND best.k IS NOT DISTINCT FROM methods.k
     ORDER BY questions.position, methods.number
@@ -286,9 +310,10 @@ def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
     taken = {name for names in table["measures"].unique().to_pylist() for name in names.split(",")}
     taken |= {"localization"} if not len(table) else set()
     unused = [c for name, columns in COLUMNS.items() if name not in taken for c in columns]
-    names = [name for name in SCHEMA.names if name not in unused]
+    names = [name for name in FRAME if name not in unused and name in table.column_names]
     frame: pd.DataFrame = table.select(names).to_pandas(split_blocks=True, self_destruct=True)
-    whole = [name for name in ("k", "x0", "y0", "x1", "y1") if name in frame]
+    numbers = ("k", "x0", "y0", "x1", "y1", "width", "height", "classes")
+    whole = [name for name in numbers if name in frame]
     frame[whole] = frame[whole].astype("Int64")
     frame["error"] = frame["error"].astype(object).where(frame["error"].notna(), None)
     return frame
@@ -318,9 +343,12 @@ def _merged(db: duckdb.DuckDBPyConnection, folder: Path) -> str:
     if not parts:
         raise FileNotFoundError(f"No part-*.parquet in {folder}; run `gscam evaluate` first.")
     db.execute(f"CREATE TEMP VIEW rows AS {_scan(parts)}")
-    db.register("questions", pq.read_table(folder / QUESTIONS, columns=["question", "position"]))
+    db.register(
+        "questions",
+        pq.read_table(folder / QUESTIONS, columns=["question", "position", "classes", "area"]),
+    )
     return f"""
-        SELECT best.* EXCLUDE (example), questions.position AS example
+        SELECT best.* EXCLUDE (example), questions.position AS example, classes, area
         FROM ({_BEST}) AS best JOIN questions USING (question)
         ORDER BY questions.position, min(place) OVER (PARTITION BY method, k), method, k
     """

@@ -189,7 +189,7 @@ def _answer(asked: Asked, job: Job, position: int, method: Method) -> dict[str, 
     row: dict[str, Any] = {
         "example": position,
         **{name: getattr(example, name) for name in ("source", "image_id", "category", "prompt")},
-        **job.facts[position],
+        "question": job.questions[position],
         "method": method.label,
         "k": method.k,
         "place": asked.methods.index(method),
