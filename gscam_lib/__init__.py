@@ -39,7 +39,7 @@ _ROOMS = {
     "heatmaps": ("heatmap", "several", "stream", "sweep"),
     "methods": ("METHODS",),
     "model.prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
-    "model.weights": ("bundled_models",),
+    "model.published": ("bundled_models",),
     "trace": ("Model", "Trace", "load_model"),
 }
 # No room may have the name of a function here: importing it would hide the function.

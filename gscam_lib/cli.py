@@ -52,6 +52,11 @@ ModelOption = Annotated[str, typer.Option(help="Bundled name, file, folder, open
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU where there is one.")]
 PrecisionOption = Annotated[str, typer.Option(help="Of the image tower: fp32, bf16, fp16, tf32.")]
 LayerOption = Annotated[str | None, typer.Option(help="Target layer by name, or -1 for the last.")]
+PreprocessOption = Annotated[
+    str, typer.Option(help="squash, model (as it was trained), or paper (bilinear).")
+]
+WeightsOption = Annotated[Path | None, typer.Option(help="A file put over the named model.")]
+ArchOption = Annotated[str | None, typer.Option(help="open_clip's name of a file's architecture.")]
 KOption = Annotated[int | None, typer.Option(help="Channels; the paper's share if left out.")]
 OutOption = Annotated[Path, typer.Option("-o", "--out", help="Where the result goes.")]
 PICTURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
@@ -62,12 +67,11 @@ def main() -> None:
     """What does CLIP look at? Heatmaps for photos and prompts."""
 
 
-def _load(name: str, device: str | None, precision: str, layer: str | None) -> Model:
+def _load(name: str, layer: str | None, **how: Any) -> Model:
     import gscam_lib as gs
 
     number = layer is not None and layer.lstrip("-").isdigit()
-    chosen = int(layer) if number and layer else layer
-    return gs.load_model(name, device=device, precision=precision, layer=chosen)
+    return gs.load_model(name, layer=int(layer) if number and layer else layer, **how)
 
 
 @app.command()
@@ -79,8 +83,11 @@ def heatmap(
         str, typer.Option(help="See `gscam methods`; with options: gscorecam:ranking=variance.")
     ] = "gscorecam",
     k: KOption = None,
+    weights: WeightsOption = None,
+    arch: ArchOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "fp32",
+    preprocess: PreprocessOption = "squash",
     layer: LayerOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Masked copies in one pass.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps their embeddings.")] = None,
@@ -102,9 +109,11 @@ def heatmap(
     if k is not None:
         options = {"k": k, **options}
     check_method(name, **options)
-    trace = _load(model, device, precision, layer).trace(
-        photo.expanduser(), batch_size=batch_size, cache=cache
-    )
+    clip = _load(
+        model, layer, weights=weights, arch=arch, device=device, precision=precision,
+        preprocess=preprocess,
+    )  # fmt: skip
+    trace = clip.trace(photo.expanduser(), batch_size=batch_size, cache=cache)
     heats, boxes = [], []
     for prompt in prompts:
         start = time.perf_counter()
@@ -141,8 +150,11 @@ def evaluate(
     ] = "gscorecam,gradcam,center",
     model: ModelOption = "photo-lite",
     k: KOption = None,
+    weights: WeightsOption = None,
+    arch: ArchOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "fp32",
+    preprocess: PreprocessOption = "squash",
     layer: LayerOption = None,
     measures: Annotated[
         str, typer.Option(help="Beside localization: insertion, deletion, ious, pixels, …")
@@ -189,8 +201,13 @@ def evaluate(
     if measures.strip() == "all":
         how["measures"] = list(MEASURES)
     part = _shard(shard)
-    clip = _load(model, device, precision, layer)
+    clip = _load(
+        model, layer, weights=weights, arch=arch, device=device, precision=precision,
+        preprocess=preprocess,
+    )  # fmt: skip
     pairs = _examples(dataset, root, annotations)
+    if out is None or not (out / "run.json").is_file():
+        _check(pairs)
     known = _asked(clip, pairs, template, search)
     chosen = [name.strip() for name in methods.split(",")]
     if dask:
@@ -201,6 +218,30 @@ def evaluate(
     if blank := int((rows.groupby("question")["area"].first() == 0).sum()):
         typer.secho(f"{blank} pairs have no true box and count as misses", err=True)
     _print_table(rows, "text")
+
+
+def _check(pairs: Sequence[Example]) -> None:
+    """Say what is wrong with a data set. Raises ValueError where it must not be evaluated."""
+    from gscam_lib.datasets import DataError
+    from gscam_lib.datasets.check import check
+    from gscam_lib.datasets.check import table as as_table
+
+    findings = check(pairs)
+    if findings:
+        typer.secho(as_table(findings), fg="yellow", err=True)
+    if any(found.severity == "refused" for found in findings):
+        raise DataError("The data set cannot be evaluated as it is", findings)
+
+
+@app.command("check-data")
+def check_data(
+    dataset: DatasetOption, root: RootOption = None, annotations: AnnotationsOption = None
+) -> None:
+    """Look at a data set and its photos before anything is computed; exit 1 where it is refused."""
+    pairs = _examples(dataset, root, annotations)
+    typer.echo(f"{len(pairs)} (image, class) pairs")
+    _check(pairs)
+    typer.echo("It can be evaluated.")
 
 
 def _preset(name: str, threshold: str | None, rule: str | None, inclusive: bool | None) -> Preset:
@@ -389,7 +430,7 @@ def download(
     from gscam_lib.datasets import downloads
 
     if "/" in name:
-        from gscam_lib.model.weights import save_model
+        from gscam_lib.model.published import save_model
 
         typer.echo(f"saved as {save_model(name)}")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from gscam_lib.boxes import BoxLike
+from gscam_lib.datasets.findings import Finding
 
 ENDS = 4096  # bytes of a file's beginning and end
 
@@ -97,6 +98,16 @@ def _bytes_of(path: Path) -> tuple[int, str]:
     except (OSError, ValueError):
         return -1, ""  # not there, or no name a file can have
     return size, blake2b(b"".join(ends), digest_size=8).hexdigest()
+
+
+class Examples(list[Example]):
+    """Examples in memory, the root of their files, and what their reader found wrong."""
+
+    def __init__(
+        self, root: Path, examples: Iterable[Example], findings: Iterable[Finding]
+    ) -> None:
+        super().__init__(examples)
+        self.root, self.findings = root, list(findings)
 
 
 class Selection(Sequence[Example]):

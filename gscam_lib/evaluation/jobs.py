@@ -19,7 +19,7 @@ from gscam_lib.evaluation import faithfulness
 from gscam_lib.evaluation.measures import Preset, check_measures, find_preset
 from gscam_lib.heatmaps import check_method, heatmap, prefetch
 from gscam_lib.methods import METHODS, read_method
-from gscam_lib.methods.score import check_k
+from gscam_lib.methods.method import check_k
 from gscam_lib.model.photo import load_photo
 from gscam_lib.trace import Model, Trace
 
@@ -79,7 +79,7 @@ class Asked:
         images = [slow_images if METHODS[m.name].slow else None for m in read]
         return cls(
             model, read, few, tuple(dict.fromkeys([*few, *taken])), measured_images, images,
-            find_preset(preset), RandomTwin(model),
+            find_preset(preset), RandomTwin(model, find_preset(preset)),
         )  # fmt: skip
 
     @property
@@ -154,7 +154,7 @@ def _records(table: Any) -> Iterator[tuple[int, int, int]]:
 def traced(asked: Asked, jobs: Iterator[Job]) -> Iterator[Job]:
     """Jobs with their traces, in packs whose masked copies fill a batch."""
     pack: list[Job] = []
-    for job in _looked_at(asked.model, jobs):
+    for job in _looked_at(asked, jobs):
         pack.append(job)
         copies = [sum(k for _, k in job.asked) for job in pack]
         if not copies[-1] or sum(copies) >= asked.model.batch_size or len(pack) == PACK:
@@ -165,16 +165,16 @@ def traced(asked: Asked, jobs: Iterator[Job]) -> Iterator[Job]:
     yield from pack
 
 
-def _looked_at(model: Model, jobs: Iterator[Job]) -> Iterator[Job]:
+def _looked_at(asked: Asked, jobs: Iterator[Job]) -> Iterator[Job]:
     """Each job with its trace, or what went wrong; photos are read ahead by threads."""
     with ThreadPoolExecutor(2) as pool:
         waiting: list[tuple[Job, Any]] = []
         for job in jobs:
             waiting.append((job, pool.submit(_photo, next(iter(job.examples.values())).image)))
             if len(waiting) > LOOK_AHEAD:
-                yield _with_trace(model, *waiting.pop(0))
+                yield _with_trace(asked, *waiting.pop(0))
         while waiting:
-            yield _with_trace(model, *waiting.pop(0))
+            yield _with_trace(asked, *waiting.pop(0))
 
 
 def _photo(image: Any) -> Image.Image | Exception:
@@ -184,10 +184,12 @@ def _photo(image: Any) -> Image.Image | Exception:
         return error
 
 
-def _with_trace(model: Model, job: Job, reading: Any) -> Job:
+def _with_trace(asked: Asked, job: Job, reading: Any) -> Job:
     photo = reading.result()
     try:
-        job.trace = photo if isinstance(photo, Exception) else model.trace(photo)
+        if isinstance(photo, Exception):
+            raise photo
+        job.trace = asked.model.trace(photo, preprocess=asked.preset.preprocess)
     except Exception as error:
         job.trace = error
     return job
@@ -228,8 +230,8 @@ def _ranked(trace: Trace, prompts: Sequence[str]) -> list[str]:
 class RandomTwin:
     """Heatmaps of the same model, its image tower random from the top to the input."""
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
+    def __init__(self, model: Model, preset: Preset) -> None:
+        self._model, self._preset = model, preset
         self._twin: Model | None = None
         self._last: Trace | None = None
 
@@ -238,5 +240,5 @@ class RandomTwin:
         if self._twin is None:
             *_, (_, self._twin) = faithfulness.cascade(self._model)
         if self._last is None or self._last.photo is not trace.photo:
-            self._last = self._twin.trace(trace.photo)
+            self._last = self._twin.trace(trace.photo, preprocess=self._preset.preprocess)
         return heatmap(self._last, prompt, method.name, **method.options)

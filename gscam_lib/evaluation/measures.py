@@ -14,6 +14,7 @@ from PIL import Image
 from gscam_lib.boxes import (
     Box,
     Heatmap,
+    Rounding,
     Rule,
     Threshold,
     check_rule,
@@ -37,7 +38,8 @@ class Preset:
     """How a heatmap becomes a box and how the box is judged.
 
     inclusive: count the last pixel as inside; empty_box: the box of a map that has no region;
-    threshold, rule: see `boxes.heatmap_to_box`. Raises ValueError for those that do not exist.
+    threshold, rule, rounding: see `boxes.heatmap_to_box`; preprocess: of the photo, see
+    `Model.trace`, None for the model's. Raises ValueError for those that do not exist.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Preset:
     empty_box: Box | None = None
     threshold: Threshold = "otsu"
     rule: Rule = "largest_rectangle"
+    rounding: Rounding = "down"
+    preprocess: str | None = None
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -62,8 +66,11 @@ class Preset:
 
 PRESETS = {
     "clean": Preset("clean"),
-    "paper": Preset("paper", inclusive=True, empty_box=(0, 0, 1, 1)),
+    "paper": Preset(
+        "paper", inclusive=True, empty_box=(0, 0, 1, 1), rounding="nearest", preprocess="paper"
+    ),
 }
+"""clean: ours. paper: the released code of gScoreCAM, to the pixel."""
 
 
 def find_preset(preset: str | Preset) -> Preset:
@@ -107,13 +114,14 @@ def localization(seen: Seen) -> dict[str, Any]:
     """
     heat, preset, example = seen.heat, seen.preset, seen.example
     check_truth(example, seen.trace.photo.size)
-    found = heatmap_to_box(heat, threshold=preset.threshold, rule=preset.rule)
+    how: dict[str, Any] = {"threshold": preset.threshold, "rounding": preset.rounding}
+    found = heatmap_to_box(heat, rule=preset.rule, **how)
     box = found or preset.empty_box
     iou = metrics.best_iou(box, example.boxes, inclusive=preset.inclusive)
     corners = box or (None,) * 4
     return {
         **dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True)),
-        "mask": None if box is None else _rle(hot_pixels(heat.values, preset.threshold), box),
+        "mask": None if box is None else _rle(hot_pixels(heat.values, **how), box),
         "iou": iou,
         "hit": iou >= 0.5,
         "pointing": not heat.flat and metrics.pointing_hit(heat.values, seen.mask),

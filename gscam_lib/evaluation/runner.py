@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from gscam_lib import __version__
 from gscam_lib.boxes import Heatmap
 from gscam_lib.datasets import Example
+from gscam_lib.datasets.placement import placed
 from gscam_lib.evaluation.jobs import Asked, Job, Method, jobs, traced
 from gscam_lib.evaluation.measures import (
     BLANK,
@@ -106,6 +107,7 @@ def manifest(model: Model, preset: Preset) -> dict[str, Any]:
             "layer": model.layer.name,
             "input": model.input_size,
             "precision": model.precision,
+            "preprocessing": str(model.preprocessing),
         },
         "preset": {key: _plain(value) for key, value in preset.settings().items()},
     }
@@ -204,6 +206,7 @@ def _answer(asked: Asked, job: Job, position: int, method: Method) -> dict[str, 
         if not isinstance(trace, Trace):
             raise trace or ValueError("The photo was not looked at.")
         row["width"], row["height"] = trace.photo.size
+        example = placed(example, trace.photo.size)
         heat, row["seconds"] = _heat(job, trace, position, method)
         seen = Seen(
             trace, example, heat, asked.preset, job.names,

@@ -10,7 +10,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cached_property
 from typing import Any
 
@@ -233,7 +233,8 @@ class Network:
 
     @torch.inference_mode()
     def _embed_blank(self) -> None:
-        self.encode_pixels(torch.zeros(1, 3, *self.preprocessing.size, device=self.device))
+        with suppress(ValueError):  # of weights that are not finite: said where they are used
+            self.encode_pixels(torch.zeros(1, 3, *self.preprocessing.size, device=self.device))
 
     def choose_preprocessing(self, preprocess: str | Preprocessing | None) -> Preprocessing:
         """The model's preprocessing, or another by name, see `Network`; raises ValueError."""
