@@ -266,7 +266,8 @@ def test_methods_as_people_write_them():
 
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
-    st.binary(max_size=3), st.lists(st.integers(), max_size=2), st.just(np.float32(0.5)), st.just(np.bool_(True)),
+    st.binary(max_size=3), st.lists(st.integers(), max_size=2),
+    st.just(np.float32(0.5)), st.just(np.bool_(True)),
     st.just(torch.tensor(True)), st.just(torch.tensor(2)), st.just(np.array([1, 2])),
 )  # fmt: skip
 
