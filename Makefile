@@ -7,11 +7,12 @@ NOTEBOOKS := $(sort $(wildcard notebooks/[0-9]*.ipynb))
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container, Jupyter asks for it
 
 export HF_HUB_OFFLINE ?= 1
+SHIPPED := GSCAM_FIGURES=$(CURDIR)/figures  # elsewhere figures are saved beside the shipped ones
 
 .PHONY: figures book lab app test soak lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
-	$(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
+	$(SHIPPED) $(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
 	    --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
 	$(BIN)/python notebooks/build.py class index
@@ -41,7 +42,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## time the library against plain ways to do the same
-	$(BIN)/python tests/bench/bench.py
+	$(SHIPPED) $(BIN)/python tests/bench/bench.py
 	$(BIN)/python notebooks/build.py index
 
 clean:

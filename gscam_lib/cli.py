@@ -48,7 +48,13 @@ DatasetOption = Annotated[
 ]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the images.")]
 AnnotationsOption = Annotated[Path | None, typer.Option(help="JSON, CSV, or WSOL folder.")]
-ModelOption = Annotated[str, typer.Option(help="Bundled name, file, folder, open_clip arch/tag.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="Bundled name, open_clip arch/tag or arch/FILE, a file or folder of weights, or "
+        "hf-hub:org/name."
+    ),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU where there is one.")]
 PrecisionOption = Annotated[str, typer.Option(help="Of the image tower: fp32, bf16, fp16, tf32.")]
 LayerOption = Annotated[str | None, typer.Option(help="Target layer by name, or -1 for the last.")]
@@ -71,7 +77,12 @@ def _load(name: str, layer: str | None, **how: Any) -> Model:
     import gscam_lib as gs
 
     number = layer is not None and layer.lstrip("-").isdigit()
-    return gs.load_model(name, layer=int(layer) if number and layer else layer, **how)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)  # what had to be assumed of the weights
+        model = gs.load_model(name, layer=int(layer) if number and layer else layer, **how)
+    for warning in caught:
+        typer.secho(f"warning: {warning.message}", fg="yellow", err=True)
+    return model
 
 
 @app.command()

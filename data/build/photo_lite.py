@@ -329,13 +329,13 @@ def localization(folder: Path) -> str:
     methods = ["gscorecam", "gradcam", "center"]
     out = CACHE / "runs" / f"photo-lite-{model.weights_sha}"
     rows = gs.evaluate(model, known, methods, out=out, progress=True)
-    columns = ["hits", "low", "high", "mean IoU", "pointing"]
+    columns = ["hits", "hits low", "hits high", "mean IoU", "pointing"]
     photos = len({example.image_id for example in known})
     return (
         f"{len(known)} of {len(pairs)} (image, class) pairs on {photos} COCO photos have a class "
         f"that is known. Share of boxes with IoU ≥ 0.5 (hits) with its 95 % interval over images, "
         "k = 125, by `gscam evaluate --dataset coco`:\n\n"
-        + str(gs.summarize(rows)[columns].to_markdown(floatfmt=".3f"))
+        + str(gs.summarize(rows).set_index("method")[columns].to_markdown(floatfmt=".3f"))
     )
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from data.build.optimizer import ADAMW_SHARE
 from data.build.probe import probes, ranks
 from data.build.recipes import RECIPES, Recipe
-from gscam_lib.evaluation.metrics import bootstrap_interval
+from gscam_lib.evaluation.statistics import bootstrap_interval
 from gscam_lib.model.photo import ImageLike
 from gscam_lib.scenes import NAMES, pairs
 from gscam_lib.scenes.sets import Pair, content, folder

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from gscam_lib.boxes import heatmap_to_box
+from gscam_lib.boxes import Heatmap, heatmap_to_box
 from gscam_lib.explorer.page import make_page
 from gscam_lib.explorer.photos import Photo, uploaded
 from gscam_lib.explorer.pictures import draw, mask_picture, png
@@ -25,7 +25,7 @@ from gscam_lib.explorer.request import (
     Stop,
     side_of,
 )
-from gscam_lib.heatmaps import Heatmap, heatmap
+from gscam_lib.heatmaps import heatmap
 from gscam_lib.methods import METHODS
 from gscam_lib.trace import Trace
 from gscam_lib.trace.model import Model

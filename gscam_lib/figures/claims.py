@@ -27,4 +27,4 @@ def say(text: str, holds: bool, model: Any, *, otherwise: str = "") -> None:
         raise ValueError(f"Got holds={holds!r} for {text!r}; expected True or False, as a > b is.")
     shown = text if holds else otherwise or f"**Not true of {name}:** {text}"
     record = {"text": shown, "holds": bool(holds), "model": name}
-    display(Markdown(shown), metadata={CLAIM: record})
+    display(Markdown(shown), metadata={CLAIM: record})  # type: ignore[no-untyped-call]
