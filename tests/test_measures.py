@@ -24,9 +24,8 @@ def examples(photo):
     ]
 
 
-def test_every_measure_equals_its_metric(resnet, examples, monkeypatch):
-    monkeypatch.setattr(measures, "POINTS", 4)
-    rows = gs.evaluate(resnet, examples, ["layercam"], measures=list(MEASURES))
+def test_every_measure_equals_its_metric(resnet, examples):
+    rows = gs.evaluate(resnet, examples, ["layercam"], measures=list(MEASURES), points=4)
     assert rows["error"].isna().all()
     assert set(rows["measures"].iloc[0].split(",")) == set(MEASURES)
     trace = resnet.trace(examples[0].image)
@@ -49,6 +48,9 @@ def test_every_measure_equals_its_metric(resnet, examples, monkeypatch):
         "entropy": metrics.entropy(dog),
         "prompt_sensitivity": metrics.correlation(dog, cat),
         "insertion": metrics.area_under(faithfulness.insertion(trace, target, dog, **curve)),
+        "insertion_rise": metrics.area_under(
+            faithfulness.insertion(trace, target, dog, blur="rise", **curve)
+        ),
         "deletion": metrics.area_under(faithfulness.deletion(trace, target, dog, **curve)),
         "randomization": faithfulness.randomization_check(
             resnet, [(examples[0].image, "a dog")], ["layercam"]

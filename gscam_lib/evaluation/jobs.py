@@ -58,12 +58,13 @@ class Asked:
     measured_images: int | None
     images: Sequence[int | None]
     preset: Preset
+    points: int
     random: RandomTwin
 
     @classmethod
     def of(
         cls, model: Model, methods: Sequence[str], k: int | None, measures: Sequence[str],
-        measured_images: int | None, slow_images: int | None, preset: str | Preset,
+        measured_images: int | None, slow_images: int | None, preset: str | Preset, points: int,
     ) -> Asked:  # fmt: skip
         """Everything checked before the work. Raises ValueError."""
         if isinstance(methods, str):
@@ -74,12 +75,14 @@ class Asked:
         read = [_method(model, label, k) for label in names]
         if not read:
             raise ValueError("Got no methods; expected names such as 'gscorecam'.")
+        if isinstance(points, bool) or not isinstance(points, int) or points < 2:
+            raise ValueError(f"Got points={points!r}; expected 2 or more, both ends of a curve.")
         taken = check_measures(measures)
         few = taken if measured_images is None else ("localization",)
         images = [slow_images if METHODS[m.name].slow else None for m in read]
         return cls(
             model, read, few, tuple(dict.fromkeys([*few, *taken])), measured_images, images,
-            find_preset(preset), RandomTwin(model, find_preset(preset)),
+            find_preset(preset), points, RandomTwin(model, find_preset(preset)),
         )  # fmt: skip
 
     @property
@@ -131,7 +134,7 @@ def jobs(asked: Asked, examples: Sequence[Example], questions: Any, left: Any) -
     order = pc.sort_indices(questions, [("image", "ascending"), ("position", "ascending")])
     images, positions = (questions[c].take(order).to_numpy() for c in ("image", "position"))
     names: Sequence[str] = ()
-    if {"insertion", "deletion"} & set(asked.all):
+    if {"insertion", "insertion_rise", "deletion"} & set(asked.all):
         names = questions["prompt"].unique().to_pylist()
     for image, rows in groupby(_records(left), key=lambda row: row[1]):
         begin, end = images.searchsorted([image, image + 1])

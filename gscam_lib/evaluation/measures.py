@@ -88,7 +88,7 @@ class Seen:
 
     others: gives the heatmaps of the same method for the image's other prompts; random: gives the
     heatmap of the same model with random weights; names: what the prompt is held against where a
-    score must be a probability.
+    score must be a probability; points: of an insertion or deletion curve, both ends included.
     """
 
     trace: Trace
@@ -96,6 +96,7 @@ class Seen:
     heat: Heatmap
     preset: Preset
     names: Sequence[str]
+    points: int
     others: Callable[[], Sequence[Heatmap]]
     random: Callable[[], Heatmap]
 
@@ -155,7 +156,7 @@ def _curve(function: Callable[..., np.ndarray[Any, Any]], seen: Seen) -> float:
     """Area under an insertion or deletion curve of the prompt's probability."""
     prompt = seen.example.prompt
     target = Target(prompt, against=[name for name in seen.names if name != prompt])
-    step = -(-(seen.trace.model.input_size**2) // (POINTS - 1))
+    step = -(-seen.trace.pixels[0].numel() // (seen.points - 1))
     return metrics.area_under(function(seen.trace, target, seen.heat.values, step=step))
 
 
@@ -207,6 +208,7 @@ SCALARS: dict[str, Callable[[Seen], float | None]] = {
     "prompt_sensitivity": _sensitivity,
     "randomization": _randomization,
     "insertion": partial(_curve, faithfulness.insertion),
+    "insertion_rise": partial(_curve, partial(faithfulness.insertion, blur="rise")),
     "deletion": partial(_curve, faithfulness.deletion),
 }
 VECTORS: dict[str, Callable[[Seen], Sequence[float] | None]] = {

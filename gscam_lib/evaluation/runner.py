@@ -25,6 +25,7 @@ from gscam_lib.evaluation.jobs import Asked, Job, Method, jobs, traced
 from gscam_lib.evaluation.measures import (
     BLANK,
     MEASURES,
+    POINTS,
     Preset,
     Seen,
 )
@@ -45,6 +46,7 @@ def evaluate(
     measured_images: int | None = None,
     slow_images: int | None = None,
     limit: int | None = None,
+    points: int = POINTS,
     preset: str | Preset = "clean",
     out: Path | str | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -66,20 +68,21 @@ def evaluate(
     methods that rank channels and have none of their own; measures: names in MEASURES;
     measured_images: localization for all, the other measures for the first so many images;
     slow_images: methods with a pass for each channel or mask see only so many; limit: all see only
-    so many. preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a
+    so many; points: of
+    insertion and deletion curves. preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a
     folder that keeps the rows as they come; a later call goes on where this one ended, and may add
     methods, measures and questions; retry: and does the rows with errors again. shard: (i, n), the
     i-th of n parts of the images.
     Raises ValueError for bad arguments and for a folder that holds another run.
     """
-    asked = Asked.of(model, methods, k, measures, measured_images, slow_images, preset)
+    asked = Asked.of(model, methods, k, measures, measured_images, slow_images, preset, points)
     if not (len(shard) == 2 and 0 <= shard[0] < shard[1]):
         raise ValueError(f"Got shard={shard}; expected (i, n) with 0 ≤ i < n.")
     examples = dataset if isinstance(dataset, Sequence) else list(dataset)
     questions = tabulate(examples)
     if limit is not None:
         questions = questions.filter(pc.field("image") < limit)
-    rows = Rows(out, manifest(model, asked.preset), questions)
+    rows = Rows(out, manifest(model, asked.preset, points), questions)
     left = open_rows(
         rows, asked.keys, shard=shard, retry=retry, images=asked.images,
         measures=(asked.few, asked.all), measured_images=measured_images,
@@ -97,7 +100,7 @@ def evaluate(
     return rows.answers(asked.keys)
 
 
-def manifest(model: Model, preset: Preset) -> dict[str, Any]:
+def manifest(model: Model, preset: Preset, points: int = POINTS) -> dict[str, Any]:
     """What all rows of a run share; a folder with another manifest is refused."""
     return {
         "library": __version__,
@@ -109,6 +112,7 @@ def manifest(model: Model, preset: Preset) -> dict[str, Any]:
             "precision": model.precision,
             "preprocessing": str(model.preprocessing),
         },
+        "points": points,
         "preset": {key: _plain(value) for key, value in preset.settings().items()},
     }
 
@@ -209,7 +213,7 @@ def _answer(asked: Asked, job: Job, position: int, method: Method) -> dict[str, 
         example = placed(example, trace.photo.size)
         heat, row["seconds"] = _heat(job, trace, position, method)
         seen = Seen(
-            trace, example, heat, asked.preset, job.names,
+            trace, example, heat, asked.preset, job.names, asked.points,
             others=partial(_others, job, trace, position, method),
             random=partial(asked.random.heatmap, trace, example.prompt, method),
         )  # fmt: skip

@@ -126,7 +126,7 @@ def paired_difference(
 
     a, b: (n,) scores of two methods on the same questions; groups: (n,) the image of each. p: under
     the null hypothesis the sign of each image's summed difference is arbitrary; wilcoxon: of the
-    signed ranks of the images' sums (scipy), 1 where all differences are 0.
+    signed ranks of the images' sums (scipy), 1 where all differences are 0; images: how many.
     """
     difference = np.asarray(a, float) - np.asarray(b, float)
     low, high = bootstrap_interval(difference, groups, samples=samples, seed=seed)
@@ -143,6 +143,7 @@ def paired_difference(
         "high": high,
         "p": (1 + extreme) / (1 + samples),
         "wilcoxon": float(stats.wilcoxon(sums).pvalue) if sums.any() else 1.0,
+        "images": count,
     }
 
 
