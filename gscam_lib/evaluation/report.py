@@ -131,8 +131,8 @@ def _further(name: str, column: pd.Series, images: Any) -> dict[str, float]:
 def compare(rows: pd.DataFrame, a: str, b: str, *, column: str = "iou") -> dict[str, float]:
     """Paired difference of two methods on the questions both answered, over images.
 
-    Returns difference (a − b), low, high, p, wilcoxon, images, pairs; see `statistics.paired_difference`.
-    Raises ValueError for methods without common rows.
+    Returns difference (a − b), low, high, p, wilcoxon, images and pairs, see
+    `statistics.paired_difference`. Raises ValueError for methods without common rows.
     """
     there = set(rows["method"])
     if not {a, b} <= there:
@@ -152,9 +152,9 @@ def paired_tests(
     """Every method against one, by IoU and every measure that is one number.
 
     reference: gScoreCAM where it was run, else the first method; columns: only these. Columns:
-    measure, method, against, pairs, images, difference (method − reference) with low and high, p (sign
-    flips over images), wilcoxon, and both corrected for the number of methods (Holm). Raises
-    ValueError where the reference has no rows.
+    measure, method, against, pairs, images, difference (method − reference) with low and high, p
+    (sign flips over images), wilcoxon, and both corrected for the number of methods (Holm).
+    Raises ValueError where the reference has no rows.
     """
     names = list(dict.fromkeys(rows["method"]))
     reference = reference or ("gscorecam" if "gscorecam" in names else names[0])

@@ -68,11 +68,10 @@ def evaluate(
     methods that rank channels and have none of their own; measures: names in MEASURES;
     measured_images: localization for all, the other measures for the first so many images;
     slow_images: methods with a pass for each channel or mask see only so many; limit: all see only
-    so many; points: of
-    insertion and deletion curves. preset: "clean", "paper" (Chen et al. 2022: inclusive pixels), or a Preset. out: a
-    folder that keeps the rows as they come; a later call goes on where this one ended, and may add
-    methods, measures and questions; retry: and does the rows with errors again. shard: (i, n), the
-    i-th of n parts of the images.
+    so many; points: of insertion and deletion curves. preset: "clean", "paper" (Chen et al. 2022:
+    inclusive pixels), or a Preset. out: a folder that keeps the rows as they come; a later call
+    goes on where this one ended, and may add methods, measures and questions; retry: and does the
+    rows with errors again. shard: (i, n), the i-th of n parts of the images.
     Raises ValueError for bad arguments and for a folder that holds another run.
     """
     asked = Asked.of(model, methods, k, measures, measured_images, slow_images, preset, points)
