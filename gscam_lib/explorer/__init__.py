@@ -2,8 +2,9 @@
 
     gs.explore(gs.load_model("mini-rn"))
 
-`panel` and `composer` are what people see (ipywidgets); `engine` computes; `worker` lets the newest
-request win; `page` writes the self-contained page; `server` shares one model among visitors.
+`panel` and `composer` say which controls there are, as data of `controls`, and what they ask for;
+`live` is the widget, drawn by `view.js`, which the page of `page` shares; `engine` computes;
+`worker` lets the newest request win; `server` shares one model among visitors. No formulas here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def explore(
     *,
     prompts: str | Sequence[str] | None = None,
 ) -> Explorer:
-    """Live heatmaps of photos: an ipywidgets explorer.
+    """Live heatmaps of photos: an explorer, a widget for notebooks.
 
     model: a Model or a name for `load_model` (None: the default model); images: None for the
     bundled scenes and photos; a photo, a path, a (H, W, 3) uint8 array, an Example, a folder, a
@@ -35,19 +36,13 @@ def explore(
     """
     from gscam_lib.explorer.engine import Engine
     from gscam_lib.explorer.panel import Explorer
-    from gscam_lib.explorer.photos import choose, in_folder
+    from gscam_lib.explorer.photos import choose
     from gscam_lib.trace.model import load_model
 
     if model is None or isinstance(model, str):
         model = load_model() if model is None else load_model(model)
-    engine = Engine(model, choose(images, photos_first=not model.name.startswith("mini")))
-
-    def open_folder(folder: str) -> dict[str, str]:
-        found = in_folder(folder)
-        engine.photos.update(found)
-        return {key: photo.name for key, photo in found.items()}
-
-    return Explorer(engine, prompts=prompts, folders=open_folder)
+    engine = Engine(model, choose(images, drawn=model.name.startswith("mini")))
+    return Explorer(engine, prompts=prompts, folders=engine.open)
 
 
 def attack_composer(model: Model | str | None = None) -> AttackComposer:
@@ -56,9 +51,9 @@ def attack_composer(model: Model | str | None = None) -> AttackComposer:
     model: a Model or a name for `load_model`; None takes the model of the miniature world. Raises
     ValueError and FileNotFoundError.
     """
-    from gscam_lib.explorer.composer import AttackComposer, ComposerEngine
+    from gscam_lib.explorer.composer import AttackComposer
     from gscam_lib.trace.model import load_model
 
     if model is None or isinstance(model, str):
         model = load_model(model or "mini-rn")
-    return AttackComposer(ComposerEngine(model))
+    return AttackComposer(model)

@@ -17,11 +17,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado.web import HTTPError
+from traitlets import Int
 
 if TYPE_CHECKING:
     from gscam_lib.explorer.panel import Explorer
+    from gscam_lib.explorer.photos import Photo
 
 ADDRESS, KEY, UPLOADS = "GSCAM_APP_ADDRESS", "GSCAM_APP_KEY", "GSCAM_APP_UPLOAD_MB"
 NOTEBOOK = Path(__file__).with_name("app.ipynb")
@@ -29,15 +36,45 @@ POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-
 """Browsers fetch from this server alone: Voila's own page asks for fonts elsewhere."""
 
 
+class Kernels(AsyncMappingKernelManager):
+    """One kernel for each visitor, and no more than the machine can hold."""
+
+    most = Int(40, help="Visitors at one time.").tag(config=True)
+
+    async def start_kernel(self, **options: Any) -> Any:  # type: ignore[override]
+        """Start a kernel, or refuse a visitor too many."""
+        if len(self.list_kernel_ids()) >= self.most:
+            raise HTTPError(503, "The room is full; try again when someone has left.")
+        return await super().start_kernel(**options)
+
+
 def visitor() -> Explorer:
-    """The explorer of one visitor, asking the engine of `main`. Raises ValueError without one."""
+    """The explorer of one visitor, asking the engine of `main`. Raises ValueError without one.
+
+    The address may choose what it begins with: /?photo=a%20rocket&prompt=a%20rocket;a%20cloud
+    """
     from gscam_lib.explorer.panel import Explorer
     from gscam_lib.explorer.server import RemoteEngine
 
     if ADDRESS not in os.environ:
         raise ValueError("There is no engine to ask; start the app with `make app`.")
     engine = RemoteEngine(os.environ[ADDRESS], bytes.fromhex(os.environ[KEY]))
-    return Explorer(engine, upload_limit=int(float(os.environ[UPLOADS]) * 1e6))
+    asked = parse_qs(os.environ.get("QUERY_STRING", ""))
+    return Explorer(
+        engine,
+        prompts="; ".join(asked.get("prompt", ())) or None,
+        photo=asked.get("photo", [None])[0],
+        upload_limit=int(float(os.environ[UPLOADS]) * 1e6),
+    )
+
+
+def without_paths(photos: dict[str, Photo]) -> dict[str, Photo]:
+    """The same photos; code that loads them names files as a visitor would have them."""
+    return {
+        key: replace(photo, source=f"load_photo({photo.name!r})")
+        if photo.source.startswith("load_photo('") else photo
+        for key, photo in photos.items()
+    }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from gscam_lib.trace.model import load_model
 
     model = load_model(options.model)
-    photos = choose(options.images, photos_first=not model.name.startswith("mini"))
-    engine = Engine(model, photos, limit_s=options.seconds)
+    photos = choose(options.images, drawn=model.name.startswith("mini"))
+    name = Path(model.name).name if Path(model.name).exists() else model.name
+    engine = Engine(model, without_paths(photos), limit_s=options.seconds, name=name)
     with tempfile.TemporaryDirectory() as folder:
         address, key = f"{folder}/engine", secrets.token_bytes(32)
         server = Server(engine, address, key)
@@ -89,7 +127,13 @@ def voila(options: argparse.Namespace, folder: Path) -> list[str]:
     }
     settings = {
         "Voila": {"ip": options.ip, "port": options.port, "tornado_settings": tornado},
-        "VoilaConfiguration": {"theme": "light", "show_tracebacks": False, "show_margins": False},
+        "VoilaConfiguration": {
+            "theme": "light",
+            "show_tracebacks": False,
+            "show_margins": False,
+            "multi_kernel_manager_class": "gscam_lib.explorer.app.Kernels",
+        },
+        "Kernels": {"most": options.visitors},
         "MappingKernelManager": {"cull_idle_timeout": 900, "cull_interval": 60},
     }
     (folder / "voila.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -105,6 +149,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8866)
     parser.add_argument("--seconds", type=float, default=60, help="the most one request may take")
     parser.add_argument("--upload-mb", type=float, default=10, help="the largest upload")
+    parser.add_argument("--visitors", type=int, default=40, help="the most at one time")
     return parser.parse_args(arguments)
 
 

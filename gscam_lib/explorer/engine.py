@@ -9,12 +9,25 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from gscam_lib.boxes import Heatmap, heatmap_to_box
+import numpy as np
+
+from gscam_lib.boxes import Heatmap, heatmap_to_box, hot_pixels
+from gscam_lib.explorer.code import as_code
 from gscam_lib.explorer.page import make_page
-from gscam_lib.explorer.photos import Photo, uploaded
-from gscam_lib.explorer.pictures import draw, mask_picture, png
+from gscam_lib.explorer.photos import LONGEST, Photo, Seen, in_folder, unique, uploaded
+from gscam_lib.explorer.pictures import (
+    colors,
+    draw,
+    mask_picture,
+    outlines,
+    png,
+    reduced,
+    sheet,
+    small,
+)
 from gscam_lib.explorer.request import (
     About,
     Answer,
@@ -23,132 +36,180 @@ from gscam_lib.explorer.request import (
     Report,
     Request,
     Stop,
-    side_of,
+    View,
 )
+from gscam_lib.explorer.worker import PERIOD, Count
 from gscam_lib.heatmaps import heatmap
 from gscam_lib.methods import METHODS
 from gscam_lib.trace import Trace
 from gscam_lib.trace.model import Model
 
 KEPT_TRACES = 8  # a warm trace of 1,024 channels keeps some 10 MB
-KEPT_UPLOADS = 32
-KEPT_HEATS = 12  # at most 4 MB each
+KEPT_UPLOADS, KEPT_EACH = 64, 4  # of all visitors, of one: at most 3 MB each
+KEPT_HEATS = 24  # at most 4 MB each
 SCORED = ("gscorecam", "scorecam")
 STEP = 8  # copies of a photo in one batch: a batch cannot be stopped
+PHOTO, MAP = 640, 256  # pixels of the longer side of what is shown
 THUMBNAILS, THUMBNAIL, MASK = 12, 84, 300  # how many, and pixels of their sides
-PERIOD = 0.25  # seconds between maps that sharpen
+SEARCHED, STRONGEST = 32, 6  # photos looked through for a channel, and how many are shown
 REST = 0.5  # seconds without a request after which freed memory goes back
-
-
-class TimeLimitError(ValueError):
-    """A request took longer than the engine allows."""
+GUESSES = ("a person", "a dog", "a car")  # to begin with, where nothing is known of a photo
 
 
 class Engine:
     """Answers requests about photos with one model. Safe to call from several threads.
 
-    model: a Model; photos: key -> Photo; limit_s: the most seconds one request may take.
+    model: a Model; photos: key -> Photo; limit_s: the most seconds one request may take; name: what
+    readers see of the model (None: its own).
     """
 
     def __init__(
-        self, model: Model, photos: dict[str, Photo], *, limit_s: float | None = None
+        self,
+        model: Model,
+        photos: dict[str, Photo],
+        *,
+        limit_s: float | None = None,
+        name: str | None = None,
     ) -> None:
         self.model = model
         self.photos = dict(photos)
         self.limit_s = limit_s
+        self.name = name or model.name
         self.lock = threading.RLock()
-        self._uploads: OrderedDict[str, Photo] = OrderedDict()
-        self._traces: OrderedDict[str, Trace] = OrderedDict()
+        self._waiting = 0
+        self._uploads: OrderedDict[str, tuple[str, Photo]] = OrderedDict()
+        self._traces: OrderedDict[str, Seen] = OrderedDict()
         self._heats: OrderedDict[tuple[str, str, str, int | None], Heatmap] = OrderedDict()
-        self._needed: dict[str, int] = {}
+        self._peaks: dict[str, np.ndarray[Any, Any]] = {}
         self._rest = threading.Timer(REST, _trim)
 
     def about(self) -> About:
-        """What there is to choose from."""
+        """What there is to choose from; prompts are such as the model knows, where it can tell."""
         with self.lock:
             fits = {n: m for n, m in METHODS.items() if self.model.tower in m.towers}
             return About(
-                self.model.name,
+                self.name,
                 self.model.channels,
                 self.model.default_k,
                 {key: photo.name for key, photo in self.photos.items()},
                 {name: m.title for name, m in fits.items()},
                 tuple(name for name, m in fits.items() if "k" in m.options),
-                {key: photo.prompt for key, photo in self.photos.items()},
+                {key: self._first(photo) for key, photo in self.photos.items()},
                 frozenset(key for key, photo in self.photos.items() if photo.boxes),
+                colors(),
             )
 
-    def add(self, name: str, content: bytes) -> str:
-        """Take a photo's file and give its key; the oldest of many is forgotten."""
-        key, photo = uploaded(name, content)
+    def _first(self, photo: Photo) -> tuple[str, ...]:
+        """Two or three prompts to begin with: the photo's own, then those of others."""
+        others = (prompt for other in self.photos.values() for prompt in other.prompts)
+        found: dict[str, None] = {}
+        for prompt in (*photo.prompts, *others, *GUESSES, *(self.model.vocabulary or ())):
+            enough = max(2, min(3, len(photo.prompts)))
+            if len(found) < enough and self.model.knows(prompt).known:
+                found[prompt] = None
+        return tuple(found)
+
+    def open(self, folder: str) -> dict[str, str]:
+        """Offer the photos of a folder too; their keys and names."""
+        found = unique(in_folder(folder), {photo.name for photo in self.photos.values()})
         with self.lock:
-            self._uploads[key] = photo
+            self.photos.update(found)
+        return {key: photo.name for key, photo in found.items()}
+
+    def add(self, name: str, content: bytes, visitor: str = "") -> str:
+        """Take a photo's file and give its key; the oldest of a visitor's many is forgotten."""
+        with self._watching(lambda: False, lambda *_: None):  # one is decoded at a time
+            key, photo = uploaded(name, content)
+            key = f"{key}-{visitor}"
+            self._uploads[key] = (visitor, photo)
             self._uploads.move_to_end(key)
-            while len(self._uploads) > KEPT_UPLOADS:
-                gone, _ = self._uploads.popitem(last=False)
+            mine = [k for k, (owner, _) in self._uploads.items() if owner == visitor]
+            for gone in {*mine[:-KEPT_EACH], *list(self._uploads)[:-KEPT_UPLOADS]}:
+                self._uploads.pop(gone)
                 self._traces.pop(gone, None)
         return key
 
     def photo(self, key: str) -> Photo:
         """A photo by its key. Raises ValueError where it is not (or no longer) there."""
-        found = self.photos.get(key) or self._uploads.get(key)
-        if found is None:
-            raise ValueError("That photo is no longer kept; upload or choose it again.")
-        return found
+        if key in self.photos:
+            return self.photos[key]
+        if key in self._uploads:
+            return self._uploads[key][1]
+        raise ValueError("That photo is no longer kept; upload or choose it again.")
 
     def trace(self, key: str) -> Trace:
-        """The trace of a photo; the latest few are kept."""
+        """The trace of a photo, its maps on at most LONGEST pixels; the latest few are kept."""
+        return self._seen(key).trace
+
+    def _seen(self, key: str) -> Seen:
         if key not in self._traces:
-            self._traces[key] = self.model.trace(self.photo(key).open())
+            photo = self.photo(key)
+            opened = photo.open()
+            trace = self.model.trace(opened)
+            trace.photo = reduced(opened, LONGEST)  # what the network saw stays as it is
+            width, height = trace.photo.size
+            trace.geometry = replace(trace.geometry, width=width, height=height)
+            self._traces[key] = Seen(trace, photo.size or opened.size)
             while len(self._traces) > KEPT_TRACES:
                 self._traces.popitem(last=False)
         self._traces.move_to_end(key)
         return self._traces[key]
 
+    # ------------------------------------------------------------ what is asked
+
     def run(self, request: Request, stop: Stop, report: Report) -> Answer:
-        """Answer a request; maps that sharpen are reported on the way.
+        """Answer a request; what there is so far is reported on the way, and stays kept.
 
         Raises Cancelled once `stop()` is true, ValueError for what the library does not take, and
         TimeLimitError.
         """
         with self._watching(stop, report) as count:
-            trace = self.trace(request.photo)
-            shown = time.perf_counter()
-            for place, (prompt, method, k) in enumerate(_maps(request)):
-                for scored in self._score(trace, prompt, method, k, count):
-                    if time.perf_counter() - shown > PERIOD:
-                        early = self._answer(request, trace, count, (place, scored))
-                        report(count.passes, count.total, early)
-                        shown = time.perf_counter()
-            return self._answer(request, trace, count)
+            self._check(request)
+            seen = self._seen(request.photo)
+            return self._answer(request, seen, count, list(self._find(request, seen, count)))
 
-    def page(self, request: Request, stop: Stop, report: Report) -> str:
-        """A self-contained page in which k, threshold, prompt and opacity move."""
+    def take(self, what: str, request: Request, stop: Stop, report: Report) -> bytes:
+        """What a reader takes away: a "page" (HTML), a "figure" (PNG) or the "code" (Python)."""
         with self._watching(stop, report) as count:
-            trace = self.trace(request.photo)
-            for _ in self._score(trace, request.prompts[0], "scorecam", None, count):
-                pass
-            return make_page(trace, request, self.photo(request.photo))
+            self._check(request)
+            photo = self.photo(request.photo)
+            if what == "code":
+                return as_code(self.name, photo, request).encode()
+            seen = self._seen(request.photo)
+            if what == "page":
+                for _ in self._score(seen.trace, request.prompts[0], "scorecam", None, count):
+                    pass
+                page = make_page(seen.trace, request, photo, size=seen.size, model=self.name)
+                return page.encode()
+            if what == "figure":
+                found = list(self._find(request, seen, count))
+                titled = [(f"“{f.prompt}”\n{f.caption}", self._drawn(request, seen, f, count))
+                          for f in found]  # fmt: skip
+                return png(sheet(titled, min(len(found), 3)))
+            raise ValueError(f"Got {what!r} to take away; expected page, figure or code.")
 
-    def code(self, request: Request) -> str:
-        """The Python that makes what is on the screen."""
-        return as_code(self.model.name, self.photo(request.photo), request)
-
-    # ------------------------------------------------------------ the work
+    def _check(self, request: Request) -> None:
+        channels = self.model.channels
+        for method in (request.method, request.other_method):
+            if method not in METHODS:
+                raise ValueError(f"Got the method {method!r}; see `gscam methods`.")
+        for name in ("k", "other_k"):
+            k = getattr(request, name)
+            if k is not None and not 1 <= k <= channels:
+                raise ValueError(f"Got {name}={k}; expected 1 to {channels}.")
+        if request.channel is not None and not 0 <= request.channel < channels:
+            raise ValueError(f"Got channel {request.channel}; expected 0 to {channels - 1}.")
 
     @contextlib.contextmanager
-    def _watching(self, stop: Stop, report: Report) -> Iterator[_Count]:
+    def _watching(self, stop: Stop, report: Report) -> Iterator[Count]:
         """Count the photos that go through the image tower, and stop between two batches."""
-        while not self.lock.acquire(timeout=0.05):
-            if stop():
-                raise Cancelled
+        self._enter(stop)
         self._rest.cancel()
-        count = _Count(stop, report, self.limit_s)
+        count = Count(stop, report, self.limit_s)
         towers = {self.model.network.visual, self.model.quick_tower}
         handles = [tower.register_forward_pre_hook(count) for tower in towers]
         try:
-            if stop():
-                raise Cancelled
+            count.check()
             yield count
         finally:
             for handle in handles:
@@ -158,8 +219,51 @@ class Engine:
             self._rest.start()
             self.lock.release()
 
+    def _enter(self, stop: Stop) -> None:
+        self._waiting += 1
+        try:
+            while not self.lock.acquire(timeout=0.05):
+                if stop():
+                    raise Cancelled
+        finally:
+            self._waiting -= 1
+
+    def _let_others_in(self, count: Count) -> None:
+        """Between two batches whoever waits has a turn; it does not count as this one's time."""
+        if self._waiting:
+            left = time.perf_counter()
+            self.lock.release()
+            time.sleep(0.005)
+            self.lock.acquire()
+            count.began += time.perf_counter() - left
+        count.check()
+
+    # ------------------------------------------------------------ the work
+
+    def _find(self, request: Request, seen: Seen, count: Count) -> Iterator[Finding]:
+        """The maps, one after another; what is there is reported while the rest is made."""
+        found: list[Finding] = []
+        share = _shares(seen.trace, request)
+        shown = time.perf_counter()
+        for prompt, method, k in request.maps():
+            of = self._k(seen.trace, method, k)
+            for scored in self._score(seen.trace, prompt, method, k, count):
+                if time.perf_counter() - shown > PERIOD and scored < (of or scored + 1):
+                    early = self._finding(
+                        request, seen, count, prompt, "gscorecam", scored, share.get(prompt)
+                    )
+                    early = replace(early, of=of or len(seen.trace.activations))
+                    count.report(self._answer(request, seen, count, [*found, early]))
+                    shown = time.perf_counter()
+            self._let_others_in(count)
+            found.append(self._finding(request, seen, count, prompt, method, k, share.get(prompt)))
+            yield found[-1]
+            if time.perf_counter() - shown > PERIOD and len(found) < len(request.maps()):
+                count.report(self._answer(request, seen, count, found))
+                shown = time.perf_counter()
+
     def _score(
-        self, trace: Trace, prompt: str, method: str, k: int | None, count: _Count
+        self, trace: Trace, prompt: str, method: str, k: int | None, count: Count
     ) -> Iterator[int]:
         """Score the channels a map needs, a few at a time, the best first."""
         if method not in SCORED:
@@ -168,93 +272,106 @@ class Engine:
         order = trace.ranking(prompt)[:total].tolist()
         count.total = len(order)
         for start in range(0, len(order), STEP):
-            count.check()
+            self._let_others_in(count)
             trace.masked_embeddings(order[start : start + STEP])
             yield min(start + STEP, len(order))
         count.total = 0
 
-    def _heat(self, trace: Trace, key: tuple[str, str, str, int | None], count: _Count) -> Heatmap:
+    def _heat(self, trace: Trace, key: tuple[str, str, str, int | None]) -> Heatmap:
         """The heatmap of (photo, prompt, method, k); the latest few are kept."""
         if key not in self._heats:
             _, prompt, method, k = key
-            before = count.passes
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said in the answer, once
                 self._heats[key] = heatmap(trace, prompt, method, k=k)
-            if method not in SCORED:
-                done = count.passes - before
-                self._needed[method] = max(done, self._needed.get(method, 0))
             while len(self._heats) > KEPT_HEATS:
                 self._heats.popitem(last=False)
         self._heats.move_to_end(key)
         return self._heats[key]
 
     def _k(self, trace: Trace, method: str, k: int | None) -> int | None:
-        if method not in METHODS or "k" not in METHODS[method].options:
+        if "k" not in METHODS[method].options:
             return None
         return trace.default_k if k is None else k
 
-    def _cost(self, trace: Trace, method: str, k: int | None) -> int:
-        """Passes of a method when nothing is kept, the trace's own aside."""
-        if method == "scorecam":
-            return len(trace.activations)
-        return k if k is not None else self._needed.get(method, 0)
-
-    def _answer(
-        self, request: Request, trace: Trace, count: _Count, early: tuple[int, int] | None = None
-    ) -> Answer:
-        """early: the place of a map that sharpens, and the number of channels scored so far."""
-        shown = _maps(request)
-        if early is not None:
-            place, scored = early
-            shown = [*shown[:place], (shown[place][0], "gscorecam", scored)]
-        shares = trace.logits(request.prompts).softmax(0).tolist()
-        share = dict(zip(request.prompts, shares, strict=True)) if len(shares) > 1 else {}
-        side = side_of(request.maps)
-        findings = tuple(
-            self._finding(request, trace, count, *s, share.get(s[0]), side) for s in shown
+    def _finding(
+        self, request: Request, seen: Seen, count: Count, prompt: str, method: str,
+        k: int | None, share: float | None,
+    ) -> Finding:  # fmt: skip
+        trace = seen.trace
+        heat = self._heat(trace, (request.photo, prompt, method, self._k(trace, method, k)))
+        box = seen.in_photo(heatmap_to_box(heat, threshold=request.threshold))
+        lines: tuple[tuple[float, ...], ...] = ()
+        if request.contour:
+            scale = seen.size[0] / trace.photo.width
+            lines = outlines(hot_pixels(heat.values, request.threshold), scale)
+        shape, values = small(heat.values, MAP)
+        title = METHODS[method].title
+        return Finding(
+            prompt, method, title, heat.k, heat.logit, share, box, heat.flat, shape, values, lines
         )
-        needed = sum(1 + self._cost(trace, m, self._k(trace, m, k)) for _, m, k in shown)
+
+    def _drawn(self, request: Request, seen: Seen, found: Finding, count: Count) -> bytes:
+        """A map as a picture: for figures."""
+        key = (request.photo, found.prompt, found.method, found.k)
+        picture = draw(
+            seen.trace.image,
+            self._heat(seen.trace, key).values,
+            opacity=request.opacity,
+            box=seen.on_trace(found.box) if found.box and request.box else None,
+            truth=[seen.on_trace(b) for b in self.photo(request.photo).boxes * request.truth],
+            contour=request.threshold if request.contour else None,
+        )
+        return png(picture)
+
+    def _answer(self, request: Request, seen: Seen, count: Count, found: list[Finding]) -> Answer:
+        trace, photo = seen.trace, self.photo(request.photo)
         channels = tuple(trace.ranking(request.prompts[0])[:THUMBNAILS].tolist())
         mask: bytes | None = None
+        strongest: tuple[tuple[str, bytes], ...] = ()
         if request.channel is not None:
             (mask,) = self._masks(trace, (request.channel,), MASK)
+            strongest = self._strongest(request.channel, count) if request.strongest else ()
+        view = trace.keep("view", lambda: png(reduced(trace.photo, PHOTO)))
         return Answer(
-            findings,
+            View(seen.size, photo.boxes, view),
+            tuple(found),
+            _shares(trace, request),
             channels,
             trace.keep(("thumbnails", channels), lambda: self._masks(trace, channels, THUMBNAIL)),
             mask,
+            strongest,
             time.perf_counter() - count.began,
             count.passes,
-            max(0, needed - count.passes),
             len(trace.activations),
             self._doubts(request.prompts),
-        )
-
-    def _finding(
-        self, request: Request, trace: Trace, count: _Count, prompt: str, method: str,
-        k: int | None, share: float | None, side: int,
-    ) -> Finding:  # fmt: skip
-        used = self._k(trace, method, k)
-        heat = self._heat(trace, (request.photo, prompt, method, used), count)
-        box = heatmap_to_box(heat, threshold=request.threshold)
-        picture = draw(
-            trace.image,
-            heat.values,
-            opacity=request.opacity,
-            box=box if request.box else None,
-            truth=self.photo(request.photo).boxes if request.truth else (),
-            contour=request.threshold if request.contour else None,
-            side=side,
-        )
-        title = METHODS[method].title
-        return Finding(
-            prompt, method, title, heat.k, heat.logit, share, box, heat.flat, png(picture)
         )
 
     def _masks(self, trace: Trace, channels: tuple[int, ...], side: int) -> tuple[bytes, ...]:
         masks = trace.masks(channels).detach().cpu().numpy()
         return tuple(png(mask_picture(trace.image, mask, side=side)) for mask in masks)
+
+    def _strongest(self, channel: int, count: Count) -> tuple[tuple[str, bytes], ...]:
+        """The photos on offer in which a channel is strongest: captions and pictures.
+
+        At most SEARCHED photos are looked at, one pass each; a channel's peaks are kept.
+        """
+        offered = list(self.photos)[:SEARCHED]
+        for done, key in enumerate(offered):
+            if key not in self._peaks:
+                count.report(None, done, len(offered))
+                trace = self.model.trace(reduced(self.photo(key).open(), LONGEST))
+                self._peaks[key] = trace.activations.amax((1, 2)).cpu().numpy()
+        best = sorted(offered, key=lambda key: -self._peaks[key][channel])[:STRONGEST]
+        found = []
+        for rank, key in enumerate(best, 1):
+            self._let_others_in(count)
+            (picture,) = self._masks(self._seen(key).trace, (channel,), 160)
+            peak = self._peaks[key][channel]
+            found.append(
+                (f"{rank} of {len(offered)}: {self.photos[key].name}, {peak:.2f}", picture)
+            )
+        return tuple(found)
 
     def _doubts(self, prompts: tuple[str, ...]) -> tuple[str, ...]:
         doubts = []
@@ -262,83 +379,20 @@ class Engine:
             known = self.model.knows(prompt)
             if not known.known:
                 doubts.append(
-                    f"{self.model.name} does not know “{' '.join(known.unknown_words)}”: do not "
+                    f"{self.name} does not know “{' '.join(known.unknown_words)}”: do not "
                     f"trust its map. Nearest names: {', '.join(known.nearest)}."
                 )
         return tuple(doubts)
 
 
-def _maps(request: Request) -> list[tuple[str, str, int | None]]:
-    """(prompt, method, k) of each map on the screen, in order."""
-    return [(prompt, method, k) for prompt in request.prompts for method, k in request.variants()]
+def _shares(trace: Trace, request: Request) -> dict[str, float]:
+    """Probabilities of what is asked for, where it is more than one."""
+    names = tuple(dict.fromkeys(request.prompts + request.others))
+    shares = trace.logits(names).softmax(0).tolist()
+    return dict(zip(names, shares, strict=True)) if len(names) > 1 else {}
 
 
 def _trim() -> None:
     """Give freed memory back, where the C library can; passes and pictures leave 60 MB and more."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-class _Count:
-    """A forward pre-hook: counts photos, and stops what is no longer wanted."""
-
-    def __init__(self, stop: Stop, report: Report, limit_s: float | None) -> None:
-        self.passes, self.total = 0, 0
-        self.began = time.perf_counter()
-        self._thread = threading.get_ident()
-        self._stop, self._report, self._limit = stop, report, limit_s
-        self._told = 0.0
-
-    def __call__(self, module: Any, inputs: Any) -> None:
-        if threading.get_ident() != self._thread:
-            return  # someone else's work with this model
-        self.check()
-        self.passes += len(inputs[0])
-        if time.perf_counter() - self._told > PERIOD:
-            self._told = time.perf_counter()
-            self._report(self.passes, self.total, None)
-
-    def check(self) -> None:
-        """Raise Cancelled or TimeLimitError if this request must end."""
-        if self._stop():
-            raise Cancelled
-        if self._limit is not None and time.perf_counter() - self.began > self._limit:
-            raise TimeLimitError(
-                f"This took longer than {self._limit:g} s, the limit here. Take fewer channels, "
-                "fewer prompts or a quicker method; what has been scored is kept."
-            )
-
-
-def as_code(model: str, photo: Photo, request: Request) -> str:
-    """The Python that makes what a request shows."""
-    lines = ["import gscam_lib as gs", "from gscam_lib.explorer.pictures import draw"]
-    lines.append("from gscam_lib.model.photo import load_photo")
-    if "SCENES" in photo.source:
-        lines.append("from gscam_lib.paths import SCENES")
-    if "skimage" in photo.source:
-        lines.append("import skimage")
-    lines += ["", f"model = gs.load_model({model!r})", f"photo = {photo.source}"]
-    lines += ["photo.thumbnail((1024, 1024))  # only if it is larger", "trace = model.trace(photo)"]
-    lines += [f"prompts = {list(request.prompts)!r}", ""]
-    if "(image)" in photo.source:
-        lines.insert(lines.index(f"photo = {photo.source}"), "# image: the photo given to explore")
-    calls = []
-    for method, k in request.variants():
-        ranked = f", k={k}" if k is not None and "k" in METHODS[method].options else ""
-        calls.append(f"    heats.append(gs.heatmap(trace, prompt, {method!r}{ranked}))")
-    lines += ["heats = []", "for prompt in prompts:", *calls]
-    lines.append(
-        f"boxes = [gs.heatmap_to_box(heat, threshold={request.threshold!r}) for heat in heats]"
-    )
-    options = f"opacity={request.opacity:g}, side={side_of(request.maps)}"
-    options += ", box=box" if request.box else ""
-    options += f", contour={request.threshold!r}" if request.contour else ""
-    options += f", truth={photo.boxes!r}" if request.truth and photo.boxes else ""
-    lines += [
-        "pictures = [",
-        f"    draw(trace.image, heat.values, {options})",
-        "    for heat, box in zip(heats, boxes)",
-        "]",
-        "display(*pictures)  # in a notebook",
-    ]
-    return "\n".join(lines)

@@ -5,54 +5,74 @@ from __future__ import annotations
 import base64
 import io
 import json
-from importlib.resources import files
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from PIL import Image
 
+from gscam_lib.explorer import controls as c
 from gscam_lib.explorer.photos import Photo
+from gscam_lib.explorer.pictures import colors
 from gscam_lib.explorer.request import Request
-from gscam_lib.model.prompts import label
 from gscam_lib.trace import Trace
 
 PIXELS = 500_000  # of the photo in a page; larger ones are reduced
 FLOATS = 500_000  # activations stored in 32 bits; more are stored in 16
 
 
-def make_page(trace: Trace, request: Request, photo: Photo) -> str:
+def make_page(
+    trace: Trace, request: Request, photo: Photo, *, size: tuple[int, int], model: str
+) -> str:
     """The page of a request's prompts on one photo, as HTML that needs no network.
 
-    It holds the photo, the activations, and for each prompt the channels in the order of their
+    size: of the photo as it came, in whose pixels boxes are; model: what the page calls it. It
+    holds the photo, the activations, and for each prompt the channels in the order of their
     gradients with their scores; scores that are not kept yet are computed, one pass a channel.
     """
-    shown = trace.photo.copy()
+    shown = trace.photo
     if shown.width * shown.height > PIXELS:
         share = (PIXELS / (shown.width * shown.height)) ** 0.5
         shown = shown.resize((round(shown.width * share), round(shown.height * share)))
     maps = trace.activations.detach().cpu().float().numpy()
     kind: type[Any] = np.float32 if maps.size <= FLOATS else np.float16
-    scale = (shown.width / trace.photo.width, shown.height / trace.photo.height)
+    several = len(request.prompts) > 1
+    shares = trace.logits(request.prompts).softmax(0).tolist()
+    k = min(request.k or trace.default_k, len(maps))
+    threshold = request.threshold if request.threshold in dict(c.THRESHOLDS) else "otsu"
+    checked = [name for name in ("box", "truth") if getattr(request, name)]
+    groups = [
+        [
+            c.choice("prompt", "Prompt", list(enumerate(request.prompts)), 0),
+            c.slider("k", "Channels k", c.ks(len(maps), k), k),
+        ],
+        c.drawing(
+            "box", "truth", "beside", opacity=round(request.opacity, 2), threshold=threshold,
+            on=checked,
+        ),
+    ]  # fmt: skip
     content = {
-        "title": f"{label(request.prompts[0])} · {photo.name}",
+        "title": f"{request.prompts[0]} · {photo.name}",
         "photo": _picture(shown),
-        "size": [shown.width, shown.height],
-        "model": trace.model.name,
+        "size": list(size),
+        "shown": [shown.width, shown.height],
+        "model": model,
         "shape": list(maps.shape),
         "bits": 32 if kind is np.float32 else 16,
         "activations": _base64(maps.astype(kind)),
-        "prompts": [_prompt(trace, prompt) for prompt in request.prompts],
-        "truth": [[v * scale[i % 2] for i, v in enumerate(box)] for box in photo.boxes],
-        "colors": (255 * mpl.colormaps["inferno"](range(256))[:, :3]).round(3).ravel().tolist(),
-        "k": min(request.k or trace.default_k, len(maps)),
-        "opacity": request.opacity,
-        "threshold": request.threshold,
+        "prompts": [
+            {**_prompt(trace, prompt), "share": share if several else None}
+            for prompt, share in zip(request.prompts, shares, strict=True)
+        ],
+        "truth": [list(box) for box in photo.boxes],
+        "colors": colors(),
+        "asked": c.values(groups),
+        "controls": groups,
+        "off": [] if photo.boxes else ["truth"],
     }
     # "<" cannot close the script early when it is written as an escape.
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
-    template = files("gscam_lib.explorer").joinpath("page.html").read_text(encoding="utf-8")
-    return template.replace("__DATA__", data)
+    page = c.read("page.html").replace("__STYLE__", c.read("view.css"))
+    return page.replace("__VIEW__", c.read("view.js")).replace("__DATA__", data)
 
 
 def _prompt(trace: Trace, prompt: str) -> dict[str, Any]:

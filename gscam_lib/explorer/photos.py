@@ -4,51 +4,92 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from gscam_lib.datasets.example import Example
+from gscam_lib.explorer.controls import numbered
 from gscam_lib.model.photo import load_photo
 from gscam_lib.paths import SCENES
 
+if TYPE_CHECKING:
+    from gscam_lib.trace import Trace
+
 LONGEST = 1024
-"""Longer photos are reduced to this many pixels, so that pictures come at once."""
+"""Maps are drawn on at most this many pixels, and uploads are kept so, that all comes at once."""
+MOST_PIXELS = 50_000_000
+"""Of an upload; more are refused by the file's header, before anything is decoded."""
+LONGEST_NAME = 80
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
-PHOTOS = {"astronaut": "an astronaut", "chelsea": "a cat", "coffee": "a cup of coffee"}
+PHOTOS = {
+    "astronaut": ("a space shuttle", "a helmet", "a face"),
+    "chelsea": ("a cat", "a dog"),
+    "coffee": ("a cup of coffee", "a spoon", "a plate"),
+    "rocket": ("a rocket", "a tower", "a cloud"),
+}
+NAMES = {"astronaut": "Eileen Collins", "chelsea": "a cat", "coffee": "a cup", "rocket": "a rocket"}
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to choose. source: Python that loads it; prompt: what to look for at first."""
+    """A photo to choose. source: Python that loads it; prompts: what to look for at first.
+
+    boxes: true ones, in pixels of the photo as it came; size: how large that was, where what is
+    kept is smaller.
+    """
 
     name: str
     image: Any
     source: str
-    prompt: str = ""
+    prompts: tuple[str, ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
+    size: tuple[int, int] | None = None
 
     def open(self) -> Image.Image:
-        """Upright RGB, its longer side at most LONGEST. Raises as `load_photo`."""
-        photo = load_photo(self.image() if callable(self.image) else self.image)
-        if max(photo.size) > LONGEST:
-            photo = photo.copy()
-            photo.thumbnail((LONGEST, LONGEST))
-        return photo
+        """Upright RGB. Raises ValueError by the photo's name: readers may not know its path."""
+        try:
+            return load_photo(self.image() if callable(self.image) else self.image)
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.name} is no longer there; choose another photo.") from error
+        except ValueError as error:
+            raise _unreadable(self.name) from error
 
 
-def choose(images: Any = None, *, photos_first: bool = False) -> dict[str, Photo]:
-    """Photos by key.
+@dataclass(frozen=True)
+class Seen:
+    """A traced photo. size: of the photo as it came; the trace's maps are drawn on less."""
+
+    trace: Trace
+    size: tuple[int, int]
+
+    def in_photo(self, box: Sequence[int] | None) -> tuple[int, int, int, int] | None:
+        """A box of the trace's pixels in those of the photo as it came, none of it left out."""
+        if box is None:
+            return None
+        (w, h), (width, height) = self.trace.photo.size, self.size
+        x0, y0, x1, y1 = box
+        return x0 * width // w, y0 * height // h, -(-x1 * width // w), -(-y1 * height // h)
+
+    def on_trace(self, box: Sequence[float]) -> tuple[float, ...]:
+        """A box of the photo as it came in the pixels of the trace."""
+        shares = (self.trace.photo.width / self.size[0], self.trace.photo.height / self.size[1])
+        return tuple(v * shares[i % 2] for i, v in enumerate(box))
+
+
+def choose(images: Any = None, *, drawn: bool = False) -> dict[str, Photo]:
+    """Photos by key, each with a name of its own.
 
     images: None for what is bundled; a photo, path, array or Example; a folder; several of these;
-    or a mapping from names to them. Raises ValueError where there is none.
+    or a mapping from names to them. drawn: whether the model knows drawings: those come first then,
+    and are left out otherwise. Raises ValueError where there is none.
     """
     if images is None:
-        return bundled(photos_first)
+        return unique(bundled(drawn))
     if isinstance(images, str | Path) and Path(images).is_dir():
         return in_folder(images)
     if isinstance(images, Mapping):
@@ -59,7 +100,7 @@ def choose(images: Any = None, *, photos_first: bool = False) -> dict[str, Photo
         pairs = [(_name(images, 0), images)]
     if not pairs:
         raise ValueError("Got no images; expected at least one, or None for the bundled ones.")
-    return {f"given-{i}": _photo(name, image) for i, (name, image) in enumerate(pairs)}
+    return unique({f"given-{i}": _photo(name, image) for i, (name, image) in enumerate(pairs)})
 
 
 def in_folder(folder: str | Path) -> dict[str, Photo]:
@@ -70,44 +111,69 @@ def in_folder(folder: str | Path) -> dict[str, Photo]:
         raise FileNotFoundError(
             f"No photos in '{folder}'; expected a folder with {', '.join(sorted(SUFFIXES))} files."
         )
-    return {f"file-{p}": _photo(p.name, p) for p in files}
+    mark = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]  # keys tell no path
+    return {f"file-{mark}-{i}": _photo(p.name, p) for i, p in enumerate(files)}
+
+
+def unique(photos: dict[str, Photo], taken: Iterable[str] = ()) -> dict[str, Photo]:
+    """The same photos; names that occur twice, or are taken, get a number."""
+    names = numbered({key: photo.name for key, photo in photos.items()}, taken)
+    return {key: replace(photo, name=names[key]) for key, photo in photos.items()}
 
 
 def uploaded(name: str, content: bytes) -> tuple[str, Photo]:
-    """An uploaded file as a photo, read at once. Raises ValueError where it is none."""
+    """An uploaded file as a photo of at most LONGEST pixels. Raises ValueError where it is none."""
+    name = Path(name.replace("\\", "/")).name[:LONGEST_NAME] or "upload"
     try:
         with Image.open(io.BytesIO(content)) as opened:
+            width, height = opened.size
+            if width * height > MOST_PIXELS:
+                raise ValueError(
+                    f"{name} has {width:,} × {height:,} pixels; expected at most "
+                    f"{MOST_PIXELS / 1e6:g} million. Scale it down first."
+                )
+            opened.draft("RGB", (LONGEST, LONGEST))  # a JPEG is decoded no larger than needed
+            drafted = opened.size
             image = load_photo(opened)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large: {error}. Scale it down first.") from error
+        raise ValueError(f"{name} has too many pixels. Scale it down first.") from error
     except (OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{name} cannot be read as a photo. Expected a complete JPEG, PNG, WebP, TIFF or GIF."
-        ) from error
+        raise _unreadable(name) from error
+    turned = image.size != drafted
+    image.thumbnail((LONGEST, LONGEST))
     key = "upload-" + hashlib.sha256(content).hexdigest()[:16]
-    return key, Photo(name, image, f"load_photo({name!r})")
+    size = (height, width) if turned else (width, height)
+    return key, Photo(name, image, f"load_photo({name!r})", size=size)
 
 
-def bundled(photos_first: bool) -> dict[str, Photo]:
-    """Photos that come with scikit-image, and scenes of the miniature world."""
+def _unreadable(name: str) -> ValueError:
+    return ValueError(
+        f"{name} cannot be read as a photo. Expected a complete JPEG, PNG, WebP, TIFF or GIF."
+    )
+
+
+def bundled(drawn: bool) -> dict[str, Photo]:
+    """Photos that come with scikit-image; before them scenes of the miniature world if `drawn`."""
     from skimage import data
 
     photos = {
         f"photo-{name}": Photo(
-            prompt[2:].strip(),
+            NAMES[name],
             lambda name=name: np.ascontiguousarray(getattr(data, name)()),
             f"load_photo(skimage.data.{name}())",
-            prompt,
+            prompts,
         )
-        for name, prompt in PHOTOS.items()
+        for name, prompts in PHOTOS.items()
     }
+    if not drawn:
+        return photos
     from gscam_lib.scenes.sets import content
 
-    found = {}
+    scenes = {}
     for kind, count in (("multi", 12), ("typographic", 6), ("biases", 4)):
         if (SCENES / kind / "instances.json").exists():
-            found.update(_scenes(kind, count, content(kind)))
-    return {**photos, **found} if photos_first else {**found, **photos}
+            scenes.update(_scenes(kind, count, content(kind)))
+    return {**scenes, **photos}
 
 
 def _scenes(kind: str, count: int, content: Mapping[str, Any]) -> dict[str, Photo]:
@@ -120,19 +186,16 @@ def _scenes(kind: str, count: int, content: Mapping[str, Any]) -> dict[str, Phot
         title = f"{kind}: {', '.join(seen[:3])}{', …' if len(seen) > 3 else ''}"
         path = SCENES / kind / "images" / image["file_name"]
         source = f"load_photo(SCENES / '{kind}' / 'images' / '{image['file_name']}')"
-        found[f"{kind}-{image['id']}"] = Photo(title, path, source, seen[0] if seen else "", boxes)
+        found[f"{kind}-{image['id']}"] = Photo(title, path, source, tuple(seen[:2]), boxes)
     return found
 
 
 def _photo(name: str, image: Any) -> Photo:
+    source = f"load_photo({str(image)!r})" if isinstance(image, str | Path) else "load_photo(image)"
     if isinstance(image, Example):
         boxes = tuple(tuple(map(float, box)) for box in image.boxes)
-        return Photo(name, image.image, _source(image.image), image.prompt, boxes)
-    return Photo(name, image, _source(image))
-
-
-def _source(image: Any) -> str:
-    return f"load_photo({str(image)!r})" if isinstance(image, str | Path) else "load_photo(image)"
+        return replace(_photo(name, image.image), prompts=(image.prompt,), boxes=boxes)
+    return Photo(name, image, source)
 
 
 def _name(image: Any, number: int) -> str:

@@ -18,11 +18,41 @@ Array = np.ndarray[Any, Any]
 CONTOUR_COLOR = "#FFD34D"
 
 
+def colors() -> tuple[float, ...]:
+    """The colour map of overlays: red, green, blue of 256 steps, 0 to 255."""
+    shades = 255 * mpl.colormaps["inferno"](range(256))[:, :3]
+    return tuple(float(v) for v in shades.round(3).ravel())
+
+
 def png(picture: Image.Image) -> bytes:
     """A picture as PNG bytes, packed quickly rather than tightly."""
     stream = io.BytesIO()
     picture.save(stream, "PNG", compress_level=1, compress_type=3)  # runs: smaller, as quick
     return stream.getvalue()
+
+
+def reduced(photo: Image.Image, longest: int) -> Image.Image:
+    """A copy of a photo whose longer side is at most `longest` pixels."""
+    copy = photo.copy()
+    copy.thumbnail((longest, longest))
+    return copy
+
+
+def small(values: Array, longest: int) -> tuple[tuple[int, int], bytes]:
+    """A map in [0, 1] reduced for the screen: its shape (h, w), and its values as bytes."""
+    height, width = values.shape
+    share = min(1.0, longest / max(height, width))
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    resized = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
+    return size[::-1], np.rint(255 * np.asarray(resized)).astype(np.uint8).tobytes()
+
+
+def outlines(hot: Array, scale: float = 1) -> tuple[tuple[float, ...], ...]:
+    """Lines around hot pixels: x, y, x, y, … each, times `scale`."""
+    lines = find_contours(np.pad(hot, 1).astype(np.float32), 0.5)
+    return tuple(
+        tuple(round((v - 0.5) * scale, 1) for y, x in line for v in (x, y)) for line in lines
+    )
 
 
 def draw(
@@ -40,15 +70,13 @@ def draw(
     photo: (H, W, 3) uint8; values: (H, W) in [0, 1]; contour: a threshold as in `hot_pixels`;
     side: the longer side of the picture in pixels.
     """
-    small = Image.fromarray(overlay(photo, values, opacity=opacity))
-    scale = side / max(small.size)
-    size = (max(1, round(small.width * scale)), max(1, round(small.height * scale)))
-    picture = small.resize(size, Image.Resampling.BICUBIC)
+    mixed = Image.fromarray(overlay(photo, values, opacity=opacity))
+    scale = side / max(mixed.size)
+    size = (max(1, round(mixed.width * scale)), max(1, round(mixed.height * scale)))
+    picture = mixed.resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)
     if contour is not None:
-        hot = np.pad(hot_pixels(values, contour), 1).astype(np.float32)
-        for line in find_contours(hot, 0.5):
-            points = [((x - 0.5) * scale, (y - 0.5) * scale) for y, x in line]
+        for points in outlines(hot_pixels(values, contour), scale):
             pen.line(points, fill="#000000", width=4, joint="curve")
             pen.line(points, fill=CONTOUR_COLOR, width=2, joint="curve")
     for true in truth:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 Box = tuple[int, int, int, int]
 COMPARE = ("none", "method", "k")
-
-
-def side_of(maps: int) -> int:
-    """Pixels of the longer side of each map on the screen."""
-    return 440 if maps <= 2 else 300
+MOST_PROMPTS, LONGEST_PROMPT = 12, 300
+"""Prompts of one request, and letters of one prompt."""
 
 
 class Cancelled(Exception):  # noqa: N818 — nothing went wrong
@@ -21,11 +18,13 @@ class Cancelled(Exception):  # noqa: N818 — nothing went wrong
 
 @dataclass(frozen=True)
 class Request:
-    """What is on the screen.
+    """What is on the screen. Raises ValueError for what no control can ask for.
 
     photo: a key of the engine's photos; prompts: one map each; k: None takes the model's default;
     compare: "none", "method" or "k", against the value in `other_method` or `other_k`; threshold:
-    as in `heatmap_to_box`; channel: one channel's mask to show, None for none.
+    as in `heatmap_to_box`; channel: one channel to look at, None for none; strongest: whether to
+    find its strongest pictures among the photos on offer; others: prompts without a map that share
+    in the probabilities.
     """
 
     photo: str
@@ -41,14 +40,28 @@ class Request:
     contour: bool = False
     truth: bool = False
     channel: int | None = None
+    strongest: bool = False
+    others: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ValueError("Got no prompt; write what to look for, such as 'an apple'.")
+        count, longest = len(self.prompts + self.others), max(map(len, self.prompts + self.others))
+        if count > MOST_PROMPTS or longest > LONGEST_PROMPT:
+            raise ValueError(
+                f"Got {count} prompts, the longest of {longest} letters; at most {MOST_PROMPTS} of "
+                f"{LONGEST_PROMPT} letters are looked for at once."
+            )
         if self.compare not in COMPARE:
             raise ValueError(f"Got compare={self.compare!r}; expected one of {', '.join(COMPARE)}.")
-        if not 0 <= self.opacity <= 1:
-            raise ValueError(f"Got opacity={self.opacity}; expected a share from 0 to 1.")
+        for name in ("k", "other_k", "channel"):
+            number = getattr(self, name)
+            if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+                raise ValueError(f"Got {name}={number!r}; expected a whole number.")
+        if not isinstance(self.opacity, int | float) or not 0 <= self.opacity <= 1:
+            raise ValueError(f"Got opacity={self.opacity!r}; expected a share from 0 to 1.")
+        if not isinstance(self.threshold, str | int | float):
+            raise ValueError(f"Got threshold={self.threshold!r}; expected 'otsu' or a share.")
 
     def variants(self) -> list[tuple[str, int | None]]:
         """Methods and k to show side by side."""
@@ -59,17 +72,17 @@ class Request:
             shown.append((self.method, self.other_k))
         return shown
 
-    @property
-    def maps(self) -> int:
-        """How many maps are on the screen."""
-        return len(self.prompts) * len(self.variants())
+    def maps(self) -> list[tuple[str, str, int | None]]:
+        """(prompt, method, k) of each map on the screen, in order."""
+        return [(prompt, method, k) for prompt in self.prompts for method, k in self.variants()]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One map on the screen: its facts, and its picture as PNG bytes.
+    """One map on the screen. Boxes and lines are in pixels of the photo as it came.
 
-    probability: among the prompts; None where there is but one.
+    probability: among the prompts, None where there is but one; values: the map as (h, w) bytes,
+    0 to 255; contour: outlines of what is hot; of: channels it will have when it is done.
     """
 
     prompt: str
@@ -80,50 +93,70 @@ class Finding:
     probability: float | None
     box: Box | None
     flat: bool
-    png: bytes = field(repr=False)
+    shape: tuple[int, int]
+    values: bytes = field(repr=False)
+    contour: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    of: int | None = None
 
     @property
     def caption(self) -> str:
-        """What stands above the picture."""
-        channels = f", k = {self.k}" if self.k else ""
-        return f"{self.title}{channels}"
+        """What stands above the map."""
+        so_far = f" so far, of {self.of}" if self.of else ""
+        return f"{self.title}, k = {self.k}{so_far}" if self.k else self.title
+
+    def text(self, channels: int) -> str:
+        """The map in words."""
+        where = "flat map, no box" if self.box is None else "box {}, {} to {}, {}".format(*self.box)
+        of = f" with {self.k} of {channels} channels" if self.k else ""
+        of += " so far" if self.of else ""
+        share = "" if self.probability is None else f", probability {self.probability:.0%}"
+        return f"“{self.prompt}”, {self.title}{of}: logit {self.logit:.2f}{share}, {where}."
+
+
+@dataclass(frozen=True)
+class View:
+    """A photo as it is shown. size: of the photo as it came; boxes: true ones, in its pixels."""
+
+    size: tuple[int, int]
+    boxes: tuple[tuple[float, ...], ...]
+    png: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine found. seconds: of the whole; passes: forward passes made and saved."""
+    """What an engine found. seconds: of the whole; passes: forward passes made.
 
+    shares: probabilities of prompts and others, where there are two or more;
+    channels, thumbnails: those of the highest gradient, and their masks as PNG; mask: of the
+    channel asked for; strongest: its strongest pictures, each a caption and a PNG.
+    """
+
+    view: View
     findings: tuple[Finding, ...]
+    shares: dict[str, float]
     channels: tuple[int, ...]
     thumbnails: tuple[bytes, ...] = field(repr=False)
     mask: bytes | None = field(repr=False)
+    strongest: tuple[tuple[str, bytes], ...] = field(repr=False)
     seconds: float
     passes: int
-    saved: int
     total_channels: int
     warnings: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The state in words, one line for each map."""
-        lines = []
-        for f in self.findings:
-            where = "flat map, no box" if f.box is None else "box {}, {} to {}, {}".format(*f.box)
-            channels = f" with {f.k} of {self.total_channels} channels" if f.k else ""
-            share = "" if f.probability is None else f", probability {f.probability:.0%}"
-            lines.append(f"“{f.prompt}”, {f.title}{channels}: logit {f.logit:.2f}{share}, {where}.")
-        lines.append(
-            f"{self.seconds:.2f} s, {self.passes} forward passes made, {self.saved} saved."
-        )
+        lines = [finding.text(self.total_channels) for finding in self.findings]
+        lines.append(f"{self.seconds:.2f} s, {self.passes} forward passes.")
         return "\n".join(lines)
 
     def facts(self) -> dict[str, Any]:
         """The same as data, without pictures."""
-        rows = [{k: v for k, v in asdict(f).items() if k != "png"} for f in self.findings]
+        left_out = ("values", "shape", "contour", "of")
+        rows = [{k: v for k, v in asdict(f).items() if k not in left_out} for f in self.findings]
         return {
             "findings": rows,
             "seconds": self.seconds,
             "passes": self.passes,
-            "saved": self.saved,
             "channels": list(self.channels),
         }
 
@@ -133,7 +166,8 @@ class About:
     """What an explorer must know of a model.
 
     photos: key -> name; methods: name -> title; ranked: methods that take k; prompts: photo's key
-    -> what to look for at first; boxed: keys of photos with known boxes.
+    -> what to look for at first; boxed: keys of photos with known boxes; colors: the colour map,
+    red, green, blue of 256 steps.
     """
 
     model: str
@@ -142,34 +176,11 @@ class About:
     photos: dict[str, str]
     methods: dict[str, str]
     ranked: tuple[str, ...]
-    prompts: dict[str, str]
+    prompts: dict[str, tuple[str, ...]]
     boxed: frozenset[str]
+    colors: tuple[float, ...] = field(repr=False)
 
 
 Report = Callable[[int, int, Answer | None], None]
-"""Called with passes done, passes in all (0: not known), and the map so far."""
+"""Called with passes done, passes in all (0: not known), and what there is so far."""
 Stop = Callable[[], bool]
-
-
-class Answers(Protocol):
-    """An engine, here or in another process."""
-
-    def about(self) -> About:
-        """What there is to choose from."""
-        ...
-
-    def add(self, name: str, content: bytes) -> str:
-        """Take a photo's file; gives its key."""
-        ...
-
-    def run(self, request: Request, stop: Stop, report: Report) -> Answer:
-        """Answer; raises Cancelled when `stop()` becomes true."""
-        ...
-
-    def page(self, request: Request, stop: Stop, report: Report) -> str:
-        """The self-contained page of a request."""
-        ...
-
-    def code(self, request: Request) -> str:
-        """The Python that makes what is on the screen."""
-        ...
