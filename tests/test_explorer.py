@@ -17,13 +17,14 @@ from gscam_lib.explorer import engine as engine_module
 from gscam_lib.explorer.app import without_paths
 from gscam_lib.explorer.controls import ks, numbered
 from gscam_lib.explorer.engine import KEPT_EACH, MASK, SEARCHED, Engine
-from gscam_lib.explorer.page import make_page
+from gscam_lib.explorer.page import make_page, stretch
 from gscam_lib.explorer.panel import Explorer, split_prompts
 from gscam_lib.explorer.photos import LONGEST, Photo, choose, uploaded
 from gscam_lib.explorer.pictures import overlay
 from gscam_lib.explorer.request import MOST_PROMPTS, Cancelled, Request
 from gscam_lib.explorer.server import RemoteEngine, Server
 from gscam_lib.explorer.worker import TimeLimitError, Worker
+from gscam_lib.model.photo import Geometry
 
 WAIT = 60
 TRUE = (200.0, 200.0, 800.0, 600.0)  # of a photo of 2,048 × 1,536 pixels
@@ -214,6 +215,15 @@ def test_true_boxes_of_large_photos_are_drawn_where_the_thing_is(resnet, large):
     red = np.argwhere(pixels[..., 0] > pixels[..., 1] + 20)
     assert np.abs(dark.min(0) - red.min(0)).max() <= 6
     assert np.abs(dark.max(0) - red.max(0)).max() <= 6
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("size", [(50, 31), (31, 50)])
+def test_a_page_brings_maps_to_the_photo_as_the_library_does(fit, size):
+    geometry = Geometry(*size, (24, 24), fit)
+    values = np.random.default_rng(0).random((6, 5)).astype(np.float32)
+    down, across = stretch(geometry, 6, 5)
+    np.testing.assert_allclose(down @ values @ across.T, geometry.to_photo(values), atol=1e-6)
 
 
 @pytest.mark.parametrize("compare", ["none", "method", "k"])

@@ -95,14 +95,15 @@ class AttackComposer(Live):
             **{n: asked[n] for n in ("opacity", "threshold", "box", "contour", "channel")},
         )  # fmt: skip
 
+    def short(self, prompt: str) -> str:
+        """The name alone."""
+        before, after = TEMPLATE.split("{}")
+        return prompt.removeprefix(before).removesuffix(after)
+
     def state(self, request: Request, answer: Answer) -> dict[str, Any]:
         """The attack, and how likely the names are."""
         attack = self.attack()
-        before, after = TEMPLATE.split("{}")
-        shares = {
-            prompt.removeprefix(before).removesuffix(after): share
-            for prompt, share in answer.shares.items()
-        }
+        shares = {self.short(prompt): share for prompt, share in answer.shares.items()}
         return {
             "object": attack.thing,
             "word": attack.word,

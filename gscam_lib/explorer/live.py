@@ -189,6 +189,10 @@ class Live(anywidget.AnyWidget):
         asked = {name: getattr(request, name) for name in request.__dataclass_fields__}
         return {**asked, "prompts": list(request.prompts), **answer.facts()}
 
+    def short(self, prompt: str) -> str:
+        """What a prompt is called beside its probability."""
+        return prompt
+
     def _draw(self, request: Request, answer: Answer) -> None:
         """Show what is there; maps that are still to come stay as they were."""
         view = answer.view
@@ -198,7 +202,9 @@ class Live(anywidget.AnyWidget):
             }  # fmt: skip
             self.shown = {
                 "panels": [panel(finding) for finding in answer.findings],
-                "bars": list(answer.shares.items()) if request.others else [],
+                "bars": [
+                    [self.short(prompt), share] for prompt, share in answer.shares.items()
+                ] * bool(request.others),
                 "text": answer.text(),
                 "waiting": len(request.maps()) - len(answer.findings),
             }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from gscam_lib.explorer import controls as c
 from gscam_lib.explorer.photos import Photo
 from gscam_lib.explorer.pictures import colors
 from gscam_lib.explorer.request import Request
+from gscam_lib.model.photo import Geometry
 from gscam_lib.trace import Trace
 
 PIXELS = 500_000  # of the photo in a page; larger ones are reduced
@@ -37,6 +39,8 @@ def make_page(
     kind: type[Any] = np.float32 if maps.size <= FLOATS else np.float16
     several = len(request.prompts) > 1
     shares = trace.logits(request.prompts).softmax(0).tolist()
+    geometry = replace(trace.geometry, width=shown.width, height=shown.height)
+    down, across = stretch(geometry, *maps.shape[1:])
     k = min(request.k or trace.default_k, len(maps))
     threshold = request.threshold if request.threshold in dict(c.THRESHOLDS) else "otsu"
     checked = [name for name in ("box", "truth") if getattr(request, name)]
@@ -58,6 +62,8 @@ def make_page(
         "model": model,
         "shape": list(maps.shape),
         "bits": 32 if kind is np.float32 else 16,
+        "down": _base64(down),
+        "across": _base64(across),
         "activations": _base64(maps.astype(kind)),
         "prompts": [
             {**_prompt(trace, prompt), "share": share if several else None}
@@ -73,6 +79,18 @@ def make_page(
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
     page = c.read("page.html").replace("__STYLE__", c.read("view.css"))
     return page.replace("__VIEW__", c.read("view.js")).replace("__DATA__", data)
+
+
+def stretch(geometry: Geometry, rows: int, columns: int) -> tuple[Any, Any]:
+    """Return what brings a map to the photo, which is separable: (H, rows) and (W, columns)."""
+    middle = geometry.height // 2, geometry.width // 2
+    down = [
+        geometry.to_photo(np.repeat(row[:, None], columns, 1))[:, middle[1]] for row in np.eye(rows)
+    ]
+    across = [
+        geometry.to_photo(np.repeat(row[None], rows, 0))[middle[0]] for row in np.eye(columns)
+    ]
+    return np.stack(down, 1), np.stack(across, 1)
 
 
 def _prompt(trace: Trace, prompt: str) -> dict[str, Any]:

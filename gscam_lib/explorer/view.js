@@ -102,7 +102,9 @@ function mount(root, host) {
     },
     text(c, id) {
       const field = make("input", { id, type: "text", placeholder: c.hint, autocomplete: "off" });
-      field.addEventListener("change", () => send({ [c.name]: field.value }));
+      const said = () => { if (field.value !== asked[c.name]) send({ [c.name]: field.value }); };
+      field.addEventListener("change", said);
+      field.addEventListener("keydown", event => { if (event.key === "Enter") said(); });
       setters[c.name] = value => { field.value = value; };
       return labelled(c, field);
     },
@@ -366,7 +368,9 @@ function mount(root, host) {
   }
 
   root.classList.add("gscam-explorer");
-  root.dataset.lmSuppressShortcuts = "true";  // arrow keys are the sliders', not the notebook's
+  root.addEventListener("focusin", event => {  // keys are the controls', not JupyterLab's
+    event.target.dataset.lmSuppressShortcuts = "true";
+  });
   const seen = make("section", { class: "gscam-seen", "aria-label": "Maps" },
     error, notes, stage, scale, bars, state);
   root.append(make("div", { class: "gscam-grid" }, seen, form, below));
