@@ -34,12 +34,9 @@ def tabulate(dataset: Iterable[Example]) -> pa.Table:
     Columns: position, question (the fingerprint), source, image_id, category, prompt, photo,
     area (of the largest true box, in pixels), image (a number for each photo, in the order in which
     they first come), classes (how many the image has in the whole data set, asked or not). Raises
-    ValueError where there is nothing, where text cannot be stored, and for a question that comes
-    twice.
+    ValueError where text cannot be stored, and for a question that comes twice.
     """
     questions = _columns(dataset)
-    if not len(questions):
-        raise ValueError("Got no examples; the data set is empty, or the model knows no class.")
     whole = dataset
     while isinstance(whole, Selection):
         whole = whole.dataset

@@ -28,10 +28,11 @@ _METHODS = (
     ("scorecam", "gradcam", "hilacam", "rise", "groupcam", "maskclip", "ablationcam"),
     ("xgradcam", "legrad", "gradeclip", "surgery", "gem", "sclip", "rollout"),
     ("sscam", "gradcam++", "hirescam", "layercam", "eigencam", "eigengradcam", "fullgrad"),
+    ("clearclip", "naclip", "patches"),
 )  # hues by column; the markers move with the row, so that no two methods look alike
 _CONTROLS = ("randomchannels", "uniformweights", "center", "sobel")
 _TITLES = {"centre": "center", "sobeledges": "sobel", "clipsurgery": "surgery",
-           "attentionrollout": "rollout"}  # fmt: skip
+           "attentionrollout": "rollout", "patchsimilarity": "patches"}  # fmt: skip
 
 
 class Look(NamedTuple):
@@ -44,7 +45,7 @@ class Look(NamedTuple):
 
 _LOOKS = {"gscorecam": Look(OURS)}
 for _i, _row in enumerate(_METHODS):
-    _LOOKS |= {n: Look(HUES[j], MARKERS[1 + (j + 2 * _i) % 6]) for j, n in enumerate(_row)}
+    _LOOKS |= {n: Look(HUES[j], MARKERS[1 + (j + 2 * _i + _i // 3) % 6]) for j, n in enumerate(_row)}
 _LOOKS |= {n: Look(GREY, m, "--") for n, m in zip(_CONTROLS, MARKERS, strict=False)}
 
 
