@@ -203,6 +203,8 @@ def evaluate(
     """Ask about every class in every image; keep the rows, print the table."""
     import gscam_lib as gs
     from gscam_lib.evaluation.measures import MEASURES
+    from gscam_lib.evaluation.questions import asked_by, open_dataset
+    from gscam_lib.evaluation.runner import evaluate_on_dask
 
     how: dict[str, Any] = {
         "k": k, "preset": _preset(preset, threshold, rule, inclusive), "retry": retry,
@@ -216,13 +218,13 @@ def evaluate(
         model, layer, weights=weights, arch=arch, device=device, precision=precision,
         preprocess=preprocess,
     )  # fmt: skip
-    pairs = _examples(dataset, root, annotations)
+    pairs = open_dataset(dataset, root, annotations)
     if out is None or not (out / "run.json").is_file():
         _check(pairs)
-    known = _asked(clip, pairs, template, search)
+    known = asked_by(clip, pairs, template=template, search=search)
     chosen = [name.strip() for name in methods.split(",")]
     if dask:
-        rows = _on_dask(dask, model, known, chosen, out, shards=shards, **how)
+        rows = evaluate_on_dask(dask, model, known, chosen, out, shards=shards, **how)
     else:
         rows = gs.evaluate(clip, known, chosen, out=out, shard=part, progress=True, **how)
     typer.echo(f"{clip.name}: {len(known)} of {len(pairs)} (image, class) pairs have a known class")
@@ -249,7 +251,9 @@ def check_data(
     dataset: DatasetOption, root: RootOption = None, annotations: AnnotationsOption = None
 ) -> None:
     """Look at a data set and its photos before anything is computed; exit 1 where it is refused."""
-    pairs = _examples(dataset, root, annotations)
+    from gscam_lib.evaluation.questions import open_dataset
+
+    pairs = open_dataset(dataset, root, annotations)
     typer.echo(f"{len(pairs)} (image, class) pairs")
     _check(pairs)
     typer.echo("It can be evaluated.")
@@ -268,68 +272,6 @@ def _preset(name: str, threshold: str | None, rule: str | None, inclusive: bool 
         "inclusive": inclusive,
     }
     return replace(find_preset(name), **{key: v for key, v in given.items() if v is not None})
-
-
-def _examples(dataset: str, root: Path | None, annotations: Path | None) -> Sequence[Example]:
-    """A bundled set, one that was downloaded, or a form of data set with its places."""
-    import gscam_lib as gs
-    from gscam_lib.datasets import downloads
-
-    if dataset in gs.scenes.SETS and root is None:
-        return gs.scenes.load(dataset)
-    names: list[str] | None = None
-    form = dataset
-    if dataset in downloads.SOURCES:
-        if root is None and annotations is None:
-            form, root, annotations = downloads.find(dataset, downloads.FOLDER)
-        else:
-            form = downloads.SOURCES[dataset].form
-        if dataset.startswith("imagenet"):
-            import open_clip
-
-            names = open_clip.IMAGENET_CLASSNAMES
-    if root is None or (annotations is None and form != "typographic"):
-        raise ValueError(
-            f"The data set '{dataset}' needs --root and --annotations. Those that need neither: "
-            f"bundled {', '.join(gs.scenes.SETS)}; after `gscam download`, "
-            f"{', '.join(downloads.SOURCES)}."
-        )
-    where = None if annotations is None else annotations.expanduser()
-    return gs.datasets.read(form, root.expanduser(), where, class_names=names)
-
-
-def _asked(clip: Model, pairs: Sequence[Example], template: str, search: bool) -> Sequence[Example]:
-    """The examples whose class the model knows, with their prompts in the form that is wanted."""
-    import gscam_lib as gs
-    from gscam_lib.evaluation.questions import search_prompts, with_prompts
-    from gscam_lib.model.prompts import fill, fill_all
-
-    known = gs.known_examples(clip, pairs)
-    bare = {e.category: e.prompt for e in known}
-    if not search:
-        prompts = {category: fill(template, prompt) for category, prompt in bare.items()}
-        return known if template == "{}" else gs.known_examples(clip, with_prompts(known, prompts))
-    table = search_prompts(clip, known, {category: fill_all(p) for category, p in bare.items()})
-    return with_prompts(known, dict(table[table["chosen"]][["category", "prompt"]].to_numpy()))
-
-
-def _on_dask(
-    address: str, model: str, known: Sequence[Example], methods: list[str], out: Path | None,
-    **how: Any,
-) -> Any:  # fmt: skip
-    import gscam_lib as gs
-
-    if out is None:
-        raise ValueError("--dask needs --out: a folder that all workers see.")
-    if find_spec("distributed") is None:
-        raise ValueError("--dask needs the extra dask: pip install -e '.[dask]'.")
-    import distributed
-
-    make: Any = distributed.Client
-    local = {"threads_per_worker": 1, "dashboard_address": None} if address == "local" else {}
-    with make(None if local else address, **local) as client:
-        pool = client.get_executor()
-        return gs.evaluate_shards(pool, model, known, methods, out, progress=True, **how)
 
 
 def _shard(text: str) -> tuple[int, int]:

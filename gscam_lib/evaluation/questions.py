@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
+import open_clip
 import pandas as pd
 import pyarrow as pa
 
-from gscam_lib.datasets import Example, Selection
+from gscam_lib import datasets, scenes
+from gscam_lib.datasets import Example, Selection, downloads
 from gscam_lib.model.network import Network
 from gscam_lib.model.photo import load_photo
-from gscam_lib.model.prompts import best_prompt
+from gscam_lib.model.prompts import best_prompt, fill, fill_all
 
 CHUNK = 20_000  # examples made into columns at once
 SCHEMA = pa.schema(
@@ -104,6 +107,52 @@ def _is_text(value: str) -> bool:
 
 
 # ---------------------------------------------------------------- which examples, which prompts
+
+
+def open_dataset(
+    name: str, root: Path | None = None, annotations: Path | None = None
+) -> Sequence[Example]:
+    """A bundled set, one that was downloaded, or a form of data set with its places.
+
+    name: of `scenes.SETS`, of `downloads.SOURCES`, or one of `datasets.FORMS` with root (and
+    annotations). Raises ValueError and FileNotFoundError.
+    """
+    if name in scenes.SETS and root is None:
+        return scenes.load(name)
+    names: Sequence[str] | None = None
+    form = name
+    if name in downloads.SOURCES:
+        if root is None and annotations is None:
+            form, root, annotations = downloads.find(name, downloads.FOLDER)
+        else:
+            form = downloads.SOURCES[name].form
+        if name.startswith("imagenet"):
+            names = open_clip.IMAGENET_CLASSNAMES
+    if root is None or (annotations is None and form != "typographic"):
+        raise ValueError(
+            f"The data set '{name}' needs --root and --annotations. Those that need neither: "
+            f"bundled {', '.join(scenes.SETS)}; after `gscam download`, "
+            f"{', '.join(downloads.SOURCES)}."
+        )
+    where = None if annotations is None else annotations.expanduser()
+    return datasets.read(form, root.expanduser(), where, class_names=names)
+
+
+def asked_by(
+    model: Network, dataset: Sequence[Example], *, template: str = "{}", search: bool = False
+) -> Sequence[Example]:
+    """The examples whose class the model knows, with their prompts in the form that is wanted.
+
+    template: see `prompts.fill`; search: take each class's prompt of highest mean logit on these
+    photos instead. Raises ValueError.
+    """
+    known = known_examples(model, dataset)
+    bare = {e.category: e.prompt for e in known}
+    if search:
+        table = search_prompts(model, known, {c: fill_all(p) for c, p in bare.items()})
+        return with_prompts(known, dict(table[table["chosen"]][["category", "prompt"]].to_numpy()))
+    prompts = {category: fill(template, prompt) for category, prompt in bare.items()}
+    return known if template == "{}" else known_examples(model, with_prompts(known, prompts))
 
 
 def known_examples(model: Network, dataset: Iterable[Example]) -> Sequence[Example]:

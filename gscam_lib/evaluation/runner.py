@@ -160,6 +160,28 @@ def evaluate_shards(
     return merge(out)
 
 
+def evaluate_on_dask(
+    address: str,
+    model_name: str,
+    dataset: Sequence[Example],
+    methods: Sequence[str],
+    out: Path | str | None,
+    **how: Any,
+) -> pd.DataFrame:
+    """`evaluate_shards` on Dask: address of a scheduler, tcp://…, or "local" for one made here."""
+    if out is None:
+        raise ValueError("--dask needs --out: a folder that all workers see.")
+    try:
+        import distributed
+    except ImportError as error:
+        raise ValueError("--dask needs the extra dask: pip install -e '.[dask]'.") from error
+    client: Any = distributed.Client
+    local = {"threads_per_worker": 1, "dashboard_address": None} if address == "local" else {}
+    with client(None if local else address, **local) as cluster:
+        pool = cluster.get_executor()
+        return evaluate_shards(pool, model_name, dataset, methods, out, progress=True, **how)
+
+
 _LOADING = Lock()  # so that threads which start together load one model
 
 

@@ -202,9 +202,8 @@ class Live(anywidget.AnyWidget):
             }  # fmt: skip
             self.shown = {
                 "panels": [panel(finding) for finding in answer.findings],
-                "bars": [
-                    [self.short(prompt), share] for prompt, share in answer.shares.items()
-                ] * bool(request.others),
+                "bars": [[self.short(prompt), share] for prompt, share in answer.shares.items()]
+                * bool(request.others),
                 "text": answer.text(),
                 "waiting": len(request.maps()) - len(answer.findings),
             }

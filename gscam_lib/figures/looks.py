@@ -45,7 +45,8 @@ class Look(NamedTuple):
 
 _LOOKS = {"gscorecam": Look(OURS)}
 for _i, _row in enumerate(_METHODS):
-    _LOOKS |= {n: Look(HUES[j], MARKERS[1 + (j + 2 * _i + _i // 3) % 6]) for j, n in enumerate(_row)}
+    _shift = 2 * _i + _i // 3
+    _LOOKS |= {n: Look(HUES[j], MARKERS[1 + (j + _shift) % 6]) for j, n in enumerate(_row)}
 _LOOKS |= {n: Look(GREY, m, "--") for n, m in zip(_CONTROLS, MARKERS, strict=False)}
 
 
