@@ -91,7 +91,7 @@ def small(name: str) -> gs.Model:
     if "hf_model_name" in text:  # Hugging Face's texts need files that are not here
         coca = "multimodal_cfg" in config
         text = {"context_length": 76, "embed_cls": True} if coca else {"context_length": 77}
-    config["text_cfg"] = text | {"width": 32, "heads": 2, "layers": 1, "vocab_size": 49408}
+    config["text_cfg"] = text | {"width": WIDTH, "heads": 2, "layers": 1, "vocab_size": 49408}
     config["text_cfg"].pop("hf_tokenizer_name", None)
     if "multimodal_cfg" in config:
         config["multimodal_cfg"] |= {"width": 32, "heads": 2, "layers": 1, "vocab_size": 49408}

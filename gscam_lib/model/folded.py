@@ -47,7 +47,7 @@ def _embedded(network: Any) -> Tensor:
     size = network.visual.image_size
     size = size if isinstance(size, tuple | list) else (size, size)
     pixels = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
+    with torch.no_grad():
         embedded: Tensor = network.encode_image(pixels.to(weight))
     return embedded
 

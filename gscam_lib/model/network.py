@@ -231,7 +231,7 @@ class Network:
                 handle.remove()
         return 6 * largest
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _embed_blank(self) -> None:
         with suppress(ValueError):  # of weights that are not finite: said where they are used
             self.encode_pixels(torch.zeros(1, 3, *self.preprocessing.size, device=self.device))
@@ -268,8 +268,8 @@ class Network:
         """
         encode = self._encode_quickly() if fast else self.network.encode_image
         dtype = PRECISIONS[self.precision]
-        enabled = dtype is not torch.float32
-        cast = torch.autocast(self.device.type, dtype, enabled=enabled)
+        rough = dtype is not torch.float32
+        cast = torch.autocast(self.device.type, dtype) if rough else nullcontext()
         with self.running(), cast:
             features: Tensor = encode(pixels)
         self._check_finite(features, "image embeddings", "weights of the image tower or the pixels")

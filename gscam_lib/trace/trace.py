@@ -337,7 +337,7 @@ class Trace:
         """Embedding of a photo that is masked everywhere."""
         return self._embed(torch.zeros_like(self.pixels)[None])[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _embed(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
         return self.model.encode_pixels(pixels, fast=fast)
 
