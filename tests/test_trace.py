@@ -139,6 +139,17 @@ def test_grad_mode_of_the_caller_does_not_matter(resnet, photo):
     torch.testing.assert_close(inside, resnet.trace(photo).gradients("a cat"))
 
 
+def test_autocast_of_the_caller_does_not_matter(model, photo):
+    """Asked for fp32, the tower runs in fp32, whatever the caller's own training code has set."""
+    outside = model.trace(photo)
+    wanted = outside.gradients("a cat"), outside.masked_embeddings([3, 5])
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = model.trace(photo)
+        assert torch.equal(inside.embedding, outside.embedding)
+        assert torch.equal(inside.masked_embeddings([3, 5]), wanted[1])
+    assert torch.equal(inside.gradients("a cat"), wanted[0])
+
+
 def test_copies_of_several_photos_share_batches(model, photo, monkeypatch):
     traces = [model.trace(p, batch_size=4) for p in (photo, photo[:, ::-1].copy(), photo[::-1])]
     for trace in traces:

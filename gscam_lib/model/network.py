@@ -269,7 +269,9 @@ class Network:
         encode = self._encode_quickly() if fast else self.network.encode_image
         dtype = PRECISIONS[self.precision]
         rough = dtype is not torch.float32
-        cast = torch.autocast(self.device.type, dtype) if rough else nullcontext()
+        known = rough or torch.amp.is_autocast_available(self.device.type)
+        # Where fp32 is asked for, the caller's own autocast is kept out.
+        cast = torch.autocast(self.device.type, dtype, enabled=rough) if known else nullcontext()
         with self.running(), cast:
             features: Tensor = encode(pixels)
         self._check_finite(features, "image embeddings", "weights of the image tower or the pixels")
