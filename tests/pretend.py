@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -53,6 +54,24 @@ class Elsewhere(Tensor):
         raise MixedError(f"{func} on the other device, outside of Device()")
 
 
+class Making(TorchFunctionMode):
+    """Lists of numbers become tensors here, and then go there: PyTorch leaves the numbers out."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is Tensor.new_tensor:
+            func, kwargs = torch.tensor, {"dtype": args[0].dtype, "device": args[0].device} | kwargs
+            args = args[1:]
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
+            device = kwargs.pop("device")
+            return func(*args, **kwargs).to(device)
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            whole = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(x) if isinstance(x, list | range) else x for x in whole)
+            args = (args[0], index, *args[2:])
+        return func(*args, **kwargs)
+
+
 class Device(TorchDispatchMode):
     """The other device: operations are counted by name, and its waits (`waits`) apart."""
 
@@ -61,10 +80,22 @@ class Device(TorchDispatchMode):
         self.seen: dict[str, int] = {}
         self.waits = 0
 
+    def __enter__(self) -> Device:
+        self.making = Making()
+        self.making.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.making.__exit__(*error)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         there = [x for x in tensors if isinstance(x, Elsewhere)]
+        if any(x.device == ELSEWHERE for x in tensors if not isinstance(x, Elsewhere)):
+            raise MixedError(f"{func} was given a tensor that was made past Device()")
         wanted = kwargs.get("device")
         wrap = bool(there) if wanted is None else torch.device(wanted) == ELSEWHERE
         if not there and not wrap:
