@@ -152,14 +152,14 @@ def test_pixels_are_those_of_open_clip(kind, fit, size, interpolation):
     np.testing.assert_allclose(found * std, expected * std, atol=2.01 / 255)
 
 
-def hot_place(kind, fit, size):
+def hot_place(kind, fit, size, interpolation="bicubic"):
     """Distance, in the photo's pixels, of a hot place from where it comes back; and a cell's size.
 
     The photo is black but for a disc in what is seen of it; the map is the input's brightness, in
     cells of 2 pixels, and its hottest place is the middle of mass.
     """
     width, height = PHOTOS[kind]
-    how = preprocessing_of(config(size, fit) | {"fill_color": 0}, "model")
+    how = preprocessing_of(config(size, fit, interpolation) | {"fill_color": 0}, "model")
     scale = max(1, 1600 // max(width, height))  # a disc needs pixels; the geometry has none
     photo = Image.new("RGB", (width * scale, height * scale))
     geometry = how.geometry(photo)
@@ -177,11 +177,12 @@ def hot_place(kind, fit, size):
     return [abs(a - b) for a, b in zip(found, (x, y), strict=True)], cell
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", INPUTS)
 @pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("kind", PHOTOS)
-def test_a_hot_place_comes_back_where_it_was(kind, fit, size):
-    distance, cell = hot_place(kind, fit, size)
+def test_a_hot_place_comes_back_where_it_was(kind, fit, size, interpolation):
+    distance, cell = hot_place(kind, fit, size, interpolation)
     assert all(d <= 0.2 * c for d, c in zip(distance, cell, strict=True)), (distance, cell)
 
 

@@ -1,22 +1,15 @@
 """Every architecture of open_clip, shrunken: random weights, few blocks, little width.
 
-    PYTHONPATH=. python tests/zoo.py figures/table_towers.md [NAME…]   # the table tower × method
-
-What a cell says: a mark where the method gives a finite map that has been checked as far as that
-goes without a truth (below), a dash where it says that it does not apply. Each model's trace is
-held against the untouched network: activations and gradients by its own hooks and autograd, masked
-copies by its own encode_image, and a place that is changed in the photo must change there.
+`tests/bench/towers.py` makes the table of them and the methods. Each model's trace is held against
+the untouched network: activations and gradients by its own hooks and autograd, masked copies by its
+own encode_image, and a place that is changed in the photo must change there.
 """
 
 from __future__ import annotations
 
 import copy
-import sys
-import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,7 +197,7 @@ def misplaced(model: gs.Model, trace: gs.Trace) -> list[str]:
     return found
 
 
-# ---------------------------------------------------------------- the table
+# ---------------------------------------------------------------- methods
 
 
 def outcomes(model: gs.Model, trace: gs.Trace, methods: list[str]) -> dict[str, str]:
@@ -237,54 +230,3 @@ def photo() -> np.ndarray[Any, Any]:
     planes = np.stack([0.2 + 0.7 * blob, 0.3 + x / 400, 0.2 + y / 300], -1)
     noise = 0.1 * np.random.default_rng(0).random((120, 160, 3))
     return (255 * (planes + noise).clip(0, 1)).astype(np.uint8)
-
-
-def table(names: list[str]) -> str:
-    """Run everything on these architectures; a Markdown table, those of equal rows joined."""
-    methods = list(gs.METHODS)
-    rows: dict[tuple[str, ...], list[str]] = {}
-    refused: dict[str, str] = {}
-    wrong: list[str] = []
-    flat = 0
-    for count, name in enumerate(names):
-        start = time.monotonic()
-        try:
-            model = small(name)
-            trace = model.trace(photo())
-        except ValueError as error:
-            refused[name] = str(error)
-            continue
-        wrong += [f"{name}: {fault}" for fault in faults(model, trace)]
-        said = outcomes(model, trace, methods)
-        for method, words in said.items():
-            if words not in ("works", "flat") and "is defined for" not in words:
-                wrong.append(f"{name}, {method}: {words}")
-        flat += sum(words == "flat" for words in said.values())
-        marks = ["●" if said[m] in ("works", "flat") else "–" for m in methods]
-        layer = "".join("N" if c.isdigit() else c for c in model.layer.name)
-        rows.setdefault((model.tower, layer, *marks), []).append(name)
-        print(f"{count + 1}/{len(names)} {name}: {time.monotonic() - start:.1f} s", flush=True)
-    lines = [
-        "# Towers and methods\n",
-        f"{len(names)} architectures, {sum(map(len, rows.values()))} of them traced and held "
-        "against the untouched network: activations, gradients, logit, masked copies, and where "
-        "in the map a change of the photo shows. ● gives a finite map, – says in one sentence that "
-        f"it does not apply. {flat} maps are flat (these weights are random), and say so. "
-        "Shrunken depth and width; `PYTHONPATH=. python tests/zoo.py figures/table_towers.md` "
-        "writes this page.\n",
-        f"| architectures | tower | layer | {' | '.join(f'`{m}`' for m in methods)} |",
-        "| --- " * (3 + len(methods)) + "|",
-    ]
-    for (tower, layer, *marks), members in sorted(rows.items()):
-        lines.append(f"| {', '.join(members)} | {tower} | `{layer}` | {' | '.join(marks)} |")
-    lines += ["", "## Refused\n", *(f"- {n}: {why}" for n, why in refused.items()), ""]
-    lines += ["## Wrong\n", *(f"- {line}" for line in wrong or ["nothing"]), ""]
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    target = Path(sys.argv[1])
-    target.write_text(table(sys.argv[2:] or [*open_clip.list_models(), *CONFIGS]))
-    print(target.read_text())
