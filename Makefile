@@ -52,6 +52,6 @@ $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --constraint .ci/constraints.txt \
-	    --editable '.[dev,dask,slurm]'
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --editable '.[dev,dask,slurm]'
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib gscam_lib || true  # on all cores; pip uses one
 	touch $(READY)

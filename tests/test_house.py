@@ -1,6 +1,8 @@
 """The house rules: what is imported when, what files say about each other."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -82,6 +84,29 @@ def test_nothing_names_a_path_of_one_machine():
             text = path.read_text(encoding="utf-8")
             text = re.sub(r"[A-Za-z0-9+/=]{60,}", "", text)  # pictures in notebooks
             assert not re.search(r"/(home|Users|root|work)/\w", text), name
+
+
+def test_an_installed_package_without_data_says_where_it_is(tmp_path):
+    """As a wheel holds it: the package alone. Errors name GSCAM_DATA, caches are the user's."""
+    shutil.copytree(ROOT / "gscam_lib", tmp_path / "gscam_lib")
+    code = """
+import os, gscam_lib as gs
+from gscam_lib.paths import CACHE
+print(gs.__file__, CACHE)
+for call in (gs.load_model, lambda: gs.scenes.load("multi")):
+    try:
+        call()
+    except (ValueError, FileNotFoundError) as error:
+        print("GSCAM_DATA" in str(error))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "GSCAM_DATA"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(tmp_path)},
+    ).stdout.split("\n")  # fmt: skip
+    assert found[0].startswith(str(tmp_path))
+    assert "site-packages" not in found[0]
+    assert found[1:3] == ["True", "True"]
 
 
 def test_the_readmes_table_of_methods_is_the_real_one():

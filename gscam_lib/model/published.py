@@ -28,7 +28,7 @@ from gscam_lib.model.checkpoints import (
     network_with,
     set_preprocess,
 )
-from gscam_lib.paths import CACHE, MODELS
+from gscam_lib.paths import CACHE, MODELS, missing
 
 CONFIG = "open_clip_config.json"
 
@@ -180,7 +180,7 @@ def check_architecture(arch: Any, name: str | None = None) -> None:
         f"No model '{name or arch}'. Bundled: {', '.join(bundled_models()) or 'none'}. Otherwise "
         "give a local file or folder, or 'architecture/tag' of open_clip, for example "
         f"'RN50x16-quickgelu/openai'.{hub}{' Near it: ' + ', '.join(near) + '.' if near else ''} "
-        "`gscam models` lists all."
+        f"`gscam models` lists all.{missing()}"
     )
 
 
