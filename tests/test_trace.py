@@ -1,13 +1,17 @@
 """trace.py: what is computed once, and that nothing is left behind."""
 
+import errno
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_clip
+from safetensors import SafetensorError
 
 import gscam_lib as gs
 from gscam_lib import Target
-from gscam_lib.trace import embed_masked
+from gscam_lib.trace import embed_masked, store
+from gscam_lib.trace import trace as trace_module
 from gscam_lib.trace.model import Model
 
 
@@ -230,6 +234,29 @@ def test_a_damaged_cache_file_is_replaced(resnet, photo, tmp_path):
     torch.testing.assert_close(resnet.trace(photo, cache=tmp_path)._masked[1], wanted[1])
 
 
+@pytest.mark.parametrize("fault", ["full", "foreign", "no folder"])
+def test_a_cache_that_cannot_be_written_does_not_cost_the_map(
+    resnet, photo, tmp_path, monkeypatch, fault
+):
+    expected = gs.heatmap(resnet.trace(photo), "a cat", k=5).values
+    errors = {"full": OSError(errno.ENOSPC, "No space left"), "foreign": SafetensorError("no")}
+
+    def fail(tensors, path, metadata):
+        path.write_bytes(b"half of it")
+        raise errors[fault]
+
+    cache = tmp_path / "cache"
+    if fault == "no folder":
+        cache.write_text("a file where the folder should be")
+    else:
+        monkeypatch.setattr(store, "save_file", fail)
+    trace = resnet.trace(photo, cache=cache)
+    with pytest.warns(UserWarning, match="could not be kept .* the map is made all the same"):
+        heat = gs.heatmap(trace, "a cat", k=5)
+    np.testing.assert_array_equal(heat.values, expected)
+    assert fault == "no folder" or not list(cache.iterdir())
+
+
 def test_gradients_of_many_prompts_come_from_one_pass(model, photo):
     prompts = ["a cat", "a dog", Target("a cat", against=["a dog", "a bird"]), "a cat"]
     together, alone = model.trace(photo), model.trace(photo)
@@ -239,6 +266,29 @@ def test_gradients_of_many_prompts_come_from_one_pass(model, photo):
         torch.testing.assert_close(
             together.gradients(prompt), alone.gradients(prompt), atol=1e-6, rtol=1e-4
         )
+
+
+def test_kept_gradients_are_bounded(model, photo, monkeypatch):
+    """Many prompts keep as many gradients as fit, the last used; the others are made again."""
+    trace, alone = model.trace(photo), model.trace(photo)
+    each = trace._output.numel() * trace._output.element_size()
+    monkeypatch.setattr(trace_module, "GRADIENT_BYTES", 3 * each + each // 2)
+    prompts = [f"a cat and {n} dogs" for n in range(9)]
+    trace.prepare(prompts)
+    most = len(trace._gradients)
+    for prompt in prompts:
+        torch.testing.assert_close(
+            trace.gradients(prompt), alone.gradients(prompt), atol=1e-6, rtol=1e-4
+        )
+        most = max(most, len(trace._gradients))
+    assert most == 3
+    assert list(trace._gradients) == prompts[-3:]
+    trace.gradients(prompts[-3])
+    trace.gradients(prompts[0])
+    assert list(trace._gradients) == [prompts[-1], prompts[-3], prompts[0]]
+    monkeypatch.setattr(trace_module, "GRADIENT_BYTES", 1)
+    assert len(gs.several(trace, prompts, "gradcam")) == len(prompts)
+    assert len(trace._gradients) == 1
 
 
 def test_heatmaps_of_many_prompts_equal_one_by_one(model, photo):
