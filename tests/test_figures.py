@@ -315,3 +315,14 @@ def test_a_figure_that_looks_the_same_is_left_as_it_is(tmp_path):
     assert draw(120) != first
     assert draw(100) == first
     assert draw(100, "Another caption.") != first
+
+
+def test_a_picture_of_a_clip_says_what_it_is_of():
+    photo, rng = np.zeros((8, 8, 3), np.uint8), np.random.default_rng(0)
+    figure = gs.figures.towers(
+        photo, rng.random((3, 7, 7)), "an apple", -1.25, count=1024, title="A CLIP",
+        embeddings=[rng.normal(size=32), rng.normal(size=32)],
+    )  # fmt: skip
+    said = "\n".join(text.get_text() for ax in figure.axes for text in ax.texts)
+    for part in ("“an apple”", "logit −1.2", "1,024 channels of 7 × 7 cells", "A CLIP"):
+        assert part in said

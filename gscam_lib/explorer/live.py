@@ -59,6 +59,10 @@ class Live(anywidget.AnyWidget):
         self.on_msg(self._message)
         self.refresh()
 
+    def __repr__(self) -> str:
+        """For where no widget can be drawn, such as a printed notebook: no address, no bytes."""
+        return f"{type(self).__name__}: alive where a kernel runs"
+
     def request(self) -> Request:
         """What the controls ask for. Raises ValueError where they ask for nothing."""
         raise NotImplementedError

@@ -1,8 +1,8 @@
 """Figures, in one style: `ax=None` in, Axes out; none shows it. Knows no model.
 
-Photos and maps are in `maps`, charts of tables in `charts` (seaborn), the rule of what counts as
-decided in `decision`, sentences that depend on numbers in `claims`, colours in `looks`, letters in
-`words`, what is written to disk in `files`.
+Photos and maps are in `maps`, a picture of a CLIP in `network`, charts of tables in `charts`
+(seaborn), the rule of what counts as decided in `decision`, sentences that depend on numbers in
+`claims`, colours in `looks`, letters in `words`, what is written to disk in `files`.
 """
 
 from importlib import import_module
@@ -23,6 +23,7 @@ from gscam_lib.figures.maps import (
     show_heatmap,
     show_photo,
 )
+from gscam_lib.figures.network import towers
 from gscam_lib.figures.words import readable, signed
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ __all__ = [
     "show_photo",
     "signed",
     "style",
+    "towers",
     "use_style",
     "verdict",
     "verdicts",
