@@ -7,7 +7,7 @@ import zoo
 from torch.nn import functional as F
 
 import gscam_lib as gs
-from gscam_lib.model.layers import channel_axis
+from gscam_lib.model.layers import Layer, channel_axis
 
 FAMILIES = {
     "RN50": ("resnet", "layer4", (7, 7)),
@@ -23,6 +23,7 @@ FAMILIES = {
     "MobileCLIP2-S0": ("cnn", "trunk.final_conv", (8, 8)),
     "MobileCLIP2-S3": ("cnn", "trunk.final_conv", (4, 4)),
     "ViTamin-S": ("other-vit", "trunk.blocks.1.norm1", (14, 14)),
+    "ViTamin-XL-384": ("other-vit", "trunk.blocks.1.norm1", (16, 16)),
     "vit_relpos_medium_patch16_cls_224": ("other-vit", "trunk.blocks.1.norm1", (14, 14)),
     "naflex": ("pooled-vit", "trunk.blocks.1.norm1", (24, 24)),
     "registers": ("vit", "trunk.blocks.1.norm1", (37, 37)),
@@ -54,12 +55,20 @@ def test_every_method_gives_a_map_or_says_why_not(tower):
         assert applies or "is defined for image towers of kind" in said
 
 
+class Turned(Layer):
+    """A layer that exchanges rows and columns."""
+
+    def to_map(self, output):
+        return super().to_map(output).mT
+
+
 def test_a_mistake_would_be_seen():
-    """The check of places finds rows and columns exchanged, which all numbers alone do not."""
+    """The check of places finds rows and columns exchanged, by where a change shows."""
     model = zoo.small("ViT-M-32-alt")
     trace = model.trace(zoo.photo())
+    trace.layer = Turned(**vars(trace.layer))
     trace.activations = trace.activations.mT.contiguous()
-    assert any("shows at" in fault for fault in zoo.faults(model, trace))
+    assert sum("shows in" in fault for fault in zoo.misplaced(model, trace)) == 2
 
 
 @pytest.mark.parametrize(

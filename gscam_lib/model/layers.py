@@ -133,9 +133,12 @@ def blocks_of(visual: Any) -> Blocks:
     embed = getattr(trunk, "patch_embed", getattr(trunk, "embeds", None))  # NaFlex: embeds
     if trunk is None or embed is None or not hasattr(trunk, "blocks"):
         return Blocks()
+    rows, columns = visual.image_size
     grid = getattr(embed, "grid_size", None)
-    if grid is None:
-        rows, columns = visual.image_size
+    if grid is not None:  # of the size that timm made it for, which may be another (ViTamin-XL-384)
+        made = embed.img_size
+        grid = grid[0] * rows // made[0], grid[1] * columns // made[1]
+    else:
         patch = embed.patch_size
         high, wide = patch if isinstance(patch, tuple | list) else (patch, patch)
         grid = rows // high, columns // wide
