@@ -203,9 +203,12 @@ class ByHand:
             embedding = x + pooler.mlp(pooler.norm(x))
         return q, k, v, A, mixed, F.normalize(embedding[0], dim=0)
 
-    def score(self, embedding):
-        text = self.model.encode_text([zoo.PROMPT])[0]
-        return self.model.logit_scale * embedding @ text
+    def score(self, embedding, sign=1):
+        return self.model.logit_scale * embedding @ self.target(sign).vector
+
+    def target(self, sign):
+        """The prompt, or what is opposite to it: random weights may give one no positive map."""
+        return gs.Target(vector=sign * self.model.encode_text([zoo.PROMPT])[0])
 
     def cells(self, values):
         rows, columns = self.trace.activations.shape[1:]
@@ -230,35 +233,48 @@ def test_pooling_by_hand_gives_the_photo(by_hand):
     torch.testing.assert_close(ours, by_hand.trace.embedding, atol=1e-5, rtol=1e-4)
 
 
-def test_hilacam_of_attention_pooling(by_hand):
+def hilacam_by_hand(by_hand, sign):
     *_, A, _, embedding = by_hand.pool(by_hand.outputs[-1])
     maps = [*by_hand.attention, A]
-    grads = torch.autograd.grad(by_hand.score(embedding), maps, retain_graph=True)
+    grads = torch.autograd.grad(by_hand.score(embedding, sign), maps, retain_graph=True)
     R = torch.eye(maps[0].shape[-1])
     for a, g in zip(maps[:-1], grads[:-1], strict=True):
         R = R + sum((a[h] * g[h]).clamp(min=0) for h in range(len(a))) / len(a) @ R
     row = sum((A[h] * grads[-1][h]).clamp(min=0) for h in range(len(A))) / len(A) @ R
-    close(gs.METHODS["hilacam"](by_hand.trace, zoo.PROMPT), by_hand.cells(row[0]))
+    return by_hand.cells(row[0])
 
 
-def test_legrad_of_attention_pooling(by_hand):
+def legrad_by_hand(by_hand, sign):
     total = 0
     for tokens in by_hand.outputs:
         *_, A, _, embedding = by_hand.pool(tokens)
-        (g,) = torch.autograd.grad(by_hand.score(embedding), [A], retain_graph=True)
+        (g,) = torch.autograd.grad(by_hand.score(embedding, sign), [A], retain_graph=True)
         total = total + g.clamp(min=0).mean(0)[0]
-    close(gs.METHODS["legrad"](by_hand.trace, zoo.PROMPT), by_hand.cells(total))
+    return by_hand.cells(total)
 
 
-def test_grad_eclip_of_attention_pooling(by_hand):
+@pytest.mark.parametrize("method", ["hilacam", "legrad", "grad_eclip"])
+def test_gradients_through_attention_pooling(by_hand, method):
+    make = {"hilacam": hilacam_by_hand, "legrad": legrad_by_hand, "grad_eclip": grad_eclip_by_hand}
+    maps = {sign: make[method](by_hand, sign).detach() for sign in (1, -1)}
+    lively = [sign for sign, expected in maps.items() if expected.max() > expected.min()]
+    assert lively
+    for sign in lively:
+        close(gs.METHODS[method](by_hand.trace, by_hand.target(sign)), maps[sign])
+
+
+def grad_eclip_by_hand(by_hand, sign):
     q, k, v, _, mixed, embedding = by_hand.pool(by_hand.outputs[-1])
-    (g,) = torch.autograd.grad(by_hand.score(embedding), [mixed], retain_graph=True)
+    (g,) = torch.autograd.grad(by_hand.score(embedding, sign), [mixed], retain_graph=True)
     rows, columns = by_hand.trace.activations.shape[1:]
     k, v = k[-rows * columns :], v[-rows * columns :]
     cosine = torch.stack([F.cosine_similarity(q[0], key, dim=0) for key in k])
     loose = (cosine - cosine.min()) / (cosine.max() - cosine.min())
     expected = torch.stack([(g[0] * v[i]).sum() * loose[i] for i in range(len(v))]).clamp(min=0)
-    close(gs.METHODS["grad_eclip"](by_hand.trace, zoo.PROMPT), by_hand.cells(expected))
+    return by_hand.cells(expected)
+
+
+def test_grad_eclip_of_pooling_has_one_form(by_hand):
     with pytest.raises(ValueError, match="no such form"):
         gs.METHODS["grad_eclip"](by_hand.trace, zoo.PROMPT, single_head=True)
 
