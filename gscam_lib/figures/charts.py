@@ -194,9 +194,10 @@ def by_group(
         singles = points[["method", "group", column]].merge(few, on=["method", "group"])
         shift = dict(zip(lines, np.linspace(-dodge / 2, dodge / 2, len(lines)), strict=True))
         x = singles["group"].map(groups.index) + singles["line"].map(shift)
-        sns.scatterplot(x=x, y=singles[column], hue=singles["line"], hue_order=lines, ax=ax, s=16,
-                        palette={n: looks[n].color for n in lines}, alpha=0.4, linewidth=0,
-                        legend=False, zorder=1)  # fmt: skip
+        if len(singles):  # seaborn warns of colours that nothing has
+            sns.scatterplot(x=x, y=singles[column], hue=singles["line"], hue_order=lines, ax=ax,
+                            palette={n: looks[n].color for n in lines}, alpha=0.4, linewidth=0,
+                            s=16, legend=False, zorder=1)  # fmt: skip
     for (name, origin), part in named[~ours].groupby(["line", "origin"], sort=False):
         x = [groups.index(g) for g in part["group"]]
         ax.plot(x, part[column], ls=":", marker=looks[name].marker, color=looks[name].color,
