@@ -60,25 +60,15 @@ def test_notebook_runs(path, tmp_path):
     assert {p.stem for p in tmp_path.glob("*.png")} == {n for n, _ in book.saved_figures(path)}
 
 
-NOT_YET = {  # strict: a notebook that bears the setting now leaves this list
-    "08_by_hand-mini-vit": "by hand it is a ResNet's or CNN's channels; the notebook must say so",
-    "08_by_hand-reader": "K = 1: a check compares the first ten of the ranking",
-    "09_your_own-reader": "one prompt: two are unpacked",
-}
-
-
 def other_settings():
     for path in NOTEBOOKS:
         for values in runner.cases(path, BUNDLED, READERS_PHOTO):
-            name = f"{path.stem}-{values.get('MODEL', 'reader')}"
-            fails = (
-                [pytest.mark.xfail(reason=NOT_YET[name], strict=True)] if name in NOT_YET else []
-            )
             if values:
-                yield pytest.param(path, values, id=name, marks=fails)
+                name = f"{path.stem}-{values.get('MODEL', 'reader')}"
+                yield pytest.param(path, values, id=name)
 
 
-@pytest.mark.parametrize(("path", "values"), other_settings())
+@pytest.mark.parametrize(("path", "values"), list(other_settings()))
 def test_notebook_runs_with_other_settings(path, values):
     """With every bundled model, and with one prompt, K = 1 and a photo of the reader's."""
     runner.run(path, values)

@@ -122,7 +122,7 @@ def intervals(
         if table["images"][row] < ENOUGH:
             ax.plot(table["mean"][row], row, "o", ms=6, mfc="white", mec=color, mew=1.4, zorder=5)
     ax.set_yticks(range(len(labels)), labels, parse_math=False)
-    for name, label in zip(labels, ax.get_yticklabels(), strict=True):
+    for name, label in zip(labels, ax.get_yticklabels(), strict=False):  # inner ones show none
         label.set_fontweight("bold" if name == highlight or look(name).color == OURS else "normal")
     ax.set(xlabel="", ylabel="", ylim=(len(labels) - 0.5, -0.5))
     ax.grid(axis="x", color="#DDDDDD", lw=0.8)

@@ -139,7 +139,7 @@ def _wrapped(text: str, width: int = 34) -> str:
     return textwrap.fill(text, width // 2 if wide else width)
 
 
-def _color_bar(figure: Figure, axes: Any, beside: bool) -> None:
+def color_bar(figure: Figure, axes: Any, beside: bool = False) -> None:
     """What the colours mean, once for all maps of a figure: as on white paper, where overlaid."""
     shades = mpl.colormaps[COLORS](np.linspace(0, 1, 256))
     if not beside:
@@ -196,7 +196,7 @@ def panels(
         head = titles[i] if titles else f"“{heat.prompt}”"
         k = f", k = {heat.k}" if several and heat.k and f"k = {heat.k}" not in head else ""
         ax.set_title(f"{_wrapped(head)}\n{_score(heat)}{k}", parse_math=False)
-    _color_bar(figure, axes, beside)
+    color_bar(figure, axes, beside)
     figure.supxlabel(describe(heats), fontsize=8.5, color="#555555", x=0.01, ha="left")
     return readable(figure)
 
@@ -259,7 +259,7 @@ def grid(
             _below(ax, f"\n{notes[j]}")
     for ax, title in zip(axes[0], ["scene", *titles], strict=True):
         ax.set_title(title, parse_math=False)
-    _color_bar(figure, axes, beside)
+    color_bar(figure, axes, beside)
     return readable(figure)
 
 
@@ -306,5 +306,5 @@ def gallery(
             grey = look(heat.method).color == GREY
             ax.set_title(heat.title, fontsize=9.5, color="#777777" if grey else "#222222")
             _below(ax, notes[i][j] if notes else "", below[j], fontsize=8.5)
-    _color_bar(figure, axes, beside)
+    color_bar(figure, axes, beside)
     return readable(figure)
