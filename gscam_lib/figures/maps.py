@@ -293,18 +293,19 @@ def gallery(
     )  # fmt: skip
     for ax in axes.flat:
         ax.set_axis_off()
+    size = min(9.5, 6.6 * side)  # so that titles of neighbours stay apart
     for i, (photo, heats) in enumerate(scenes):
         first, *rest = axes[sum(lines[:i]) : sum(lines[: i + 1])].flat
         common, below = _logits(heats)
         asked = _wrapped(f"“{heats[0].prompt}”", int(14 * side))
-        show_photo(photo, ax=first).set_title(asked, fontsize=9.5, weight="bold", parse_math=False)
+        show_photo(photo, ax=first).set_title(asked, fontsize=size, weight="bold", parse_math=False)
         _below(first, common, fontsize=8.5)
         for true in truths[i]:
             draw_box(true, truth=True, ax=first)
         for j, (ax, heat) in enumerate(zip(rest, heats, strict=False)):
             show_heatmap(photo, heat, box=boxes[i][j], truth=truths[i], beside=beside, ax=ax)
             grey = look(heat.method).color == GREY
-            ax.set_title(heat.title, fontsize=9.5, color="#777777" if grey else "#222222")
+            ax.set_title(heat.title, fontsize=size, color="#777777" if grey else "#222222")
             _below(ax, notes[i][j] if notes else "", below[j], fontsize=8.5)
     color_bar(figure, axes, beside)
     return readable(figure)
