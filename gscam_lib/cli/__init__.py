@@ -1,0 +1,9 @@
+"""The command line, `gscam`: reads words, calls the library, prints. Nothing is computed here."""
+
+# isort: off  (each adds its commands, in the order in which --help lists them)
+from gscam_lib.cli import heatmap
+from gscam_lib.cli import evaluation
+from gscam_lib.cli import about
+from gscam_lib.cli.common import app
+
+__all__ = ["about", "app", "evaluation", "heatmap"]
