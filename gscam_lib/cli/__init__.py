@@ -1,6 +1,7 @@
 """The command line, `gscam`: reads words, calls the library, prints. Nothing is computed here."""
 
-# isort: off  (each adds its commands, in the order in which --help lists them)
+# each adds its commands, in the order in which --help lists them
+# isort: off
 from gscam_lib.cli import heatmap
 from gscam_lib.cli import evaluation
 from gscam_lib.cli import about
