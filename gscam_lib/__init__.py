@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gscam_lib.model.prompts import Knowledge, Target, UnknownPromptWarning
     from gscam_lib.model.published import bundled_models
     from gscam_lib.trace import Model, Trace, load_model
+    from gscam_lib.wording import Words, words
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _ROOMS = {
     "model.prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
     "model.published": ("bundled_models",),
     "trace": ("Model", "Trace", "load_model"),
+    "wording": ("Words", "words"),
 }
 # No room may have the name of a function here: importing it would hide the function.
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
@@ -55,6 +57,7 @@ __all__ = [
     "Target",
     "Trace",
     "UnknownPromptWarning",
+    "Words",
     "attack_composer",
     "best_iou",
     "bundled_models",
@@ -75,6 +78,7 @@ __all__ = [
     "stream",
     "summarize",
     "sweep",
+    "words",
 ]
 
 

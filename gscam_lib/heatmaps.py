@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from gscam_lib.boxes import Heatmap
 from gscam_lib.methods import METHODS, read_method, title
 from gscam_lib.methods.method import check_k, check_options, check_trace
 from gscam_lib.model.photo import Geometry
-from gscam_lib.model.prompts import Prompt, UnknownPromptWarning, check_prompts, label
+from gscam_lib.model.prompts import Prompt, check_prompts, label, warn_of_unknown
 from gscam_lib.trace import Trace, embed_masked
 
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
@@ -38,15 +37,7 @@ def heatmap(
     name, options = _asked(method, k, options)
     traces = _checked(trace)
     trace = traces[0]
-    knowledge = trace.model.knows(prompt)
-    if not knowledge.known:
-        warnings.warn(
-            f"{trace.model.name} does not know {', '.join(map(repr, knowledge.unknown_words))} in "
-            f"'{label(prompt)}': do not trust this map. "
-            f"Nearest names: {', '.join(knowledge.nearest)}.",
-            UnknownPromptWarning,
-            stacklevel=2,
-        )
+    warn_of_unknown(trace.model.name, prompt, trace.model.knows(prompt))
     used = None
     if "k" in METHODS[name].options:
         used = trace.default_k if options.get("k") is None else options["k"]

@@ -2,7 +2,8 @@
 
 Photos and maps are in `maps`, a picture of a CLIP in `network`, charts of tables in `charts`
 (seaborn), the rule of what counts as decided in `decision`, sentences that depend on numbers in
-`claims`, colours in `looks`, letters in `words`, what is written to disk in `files`.
+`claims`, which words made a score in `sentences`, colours in `looks`, letters in `letters`, what is
+written to disk in `files`.
 """
 
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gscam_lib.figures.claims import CLAIM, say
 from gscam_lib.figures.files import FOLDER, as_png, environment, save
+from gscam_lib.figures.letters import readable, signed
 from gscam_lib.figures.looks import GREY, REFERENCE, look, style, use_style
 from gscam_lib.figures.maps import (
     BOX_COLOR,
@@ -24,7 +26,7 @@ from gscam_lib.figures.maps import (
     show_photo,
 )
 from gscam_lib.figures.network import towers
-from gscam_lib.figures.words import readable, signed
+from gscam_lib.figures.sentences import words
 
 if TYPE_CHECKING:
     from gscam_lib.figures import charts
@@ -61,6 +63,7 @@ __all__ = [
     "use_style",
     "verdict",
     "verdicts",
+    "words",
 ]
 _LATER = {"intervals": "charts", "decided": "decision", "verdict": "decision",
           "verdicts": "decision"}  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from statsmodels.stats.multitest import multipletests
 
-from gscam_lib.figures.words import signed
+from gscam_lib.figures.letters import signed
 
 ENOUGH = 5  # images; the bootstrap of fewer returns little but their own values: no interval
 LEVEL = 0.05

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from gscam_lib.figures.words import readable
+from gscam_lib.figures.letters import readable
 
 SHADES = 6  # of 255, from one shade to the next: half the bytes or less, and hardly seen
 PRINT = 300  # dots per inch of lossless figures

@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from gscam_lib.boxes import Box, Heatmap
+from gscam_lib.figures.letters import readable
 from gscam_lib.figures.looks import GREY, look
-from gscam_lib.figures.words import readable
 
 Array = np.ndarray[Any, Any]
 BOX_COLOR, TRUTH_COLOR = "#5CF2FF", "#FFFFFF"  # seen on inferno; white, and dashed, for the truth

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon
 
+from gscam_lib.figures.letters import readable
 from gscam_lib.figures.looks import INK, OURS
 from gscam_lib.figures.maps import show_photo
-from gscam_lib.figures.words import readable
 
 Array = np.ndarray[Any, Any]
 WIDE, HIGH = 12.0, 5.5  # inches of the figure, which are its coordinates

@@ -312,7 +312,7 @@ class Network:
         """Embed sentences: (P, D), unit length; each is encoded once in a model's life."""
         new = [p for p in dict.fromkeys(map(check_prompt, prompts)) if p not in self._text]
         if new:
-            tokens = self._tokenize(new).to(self.device)
+            tokens = self.tokenize(new).to(self.device)
             with torch.no_grad(), self.running():
                 features: Tensor = self.network.encode_text(tokens).float()
             self._check_finite(features, "Text embeddings", "weights of the text tower")
@@ -356,12 +356,17 @@ class Network:
         softmax of its logit among theirs (Lin et al., CLIP is Also an Efficient Segmenter, CVPR
         2023).
         """
-        logits = self.logit_scale * embeddings @ self.encode_target(prompt).T + self.logit_bias
+        return self.compare(embeddings, self.encode_target(prompt))
+
+    def compare(self, embeddings: Tensor, target: Tensor) -> Tensor:
+        """Scores of (n, D) unit embeddings for rows as `encode_target` gives them: (n,)."""
+        logits = self.logit_scale * embeddings @ target.T + self.logit_bias
         found = logits[:, 0] if logits.shape[1] == 1 else logits.log_softmax(1)[:, 0]
         self._check_finite(found, "Scores", "embeddings or the logit scale")
         return found
 
-    def _tokenize(self, prompts: list[str]) -> Tensor:
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """Ids of sentences, (P, L). Raises ValueError for one that is longer than L allows."""
         length = getattr(self.network, "context_length", None) or self.tokenizer.context_length
         tokens: Tensor = self.tokenizer(prompts, context_length=length)
         longer: Tensor = self.tokenizer(prompts, context_length=length + 1)

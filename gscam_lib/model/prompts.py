@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -179,6 +180,18 @@ class Knowledge:
 
 class UnknownPromptWarning(UserWarning):
     """A prompt has words that the model has never seen; its map must not be trusted."""
+
+
+def warn_of_unknown(model: str, prompt: Prompt, knowledge: Knowledge) -> None:
+    """Warn whoever called our caller, where a model of that name does not know a prompt."""
+    if not knowledge.known:
+        warnings.warn(
+            f"{model} does not know {', '.join(map(repr, knowledge.unknown_words))} in "
+            f"'{label(prompt)}': do not trust this map. "
+            f"Nearest names: {', '.join(knowledge.nearest)}.",
+            UnknownPromptWarning,
+            stacklevel=3,
+        )
 
 
 FILLERS = frozenset(

@@ -1,4 +1,4 @@
-"""A ViT as tokens: its blocks, their queries, keys and values, and one pass that keeps them all.
+"""A tower as tokens: its blocks, their queries, keys and values, and one pass that keeps them all.
 
 Only ViTs with plain softmax attention, open_clip's VisionTransformer and timm's, whose class token
 becomes the embedding, or whose tokens are pooled by the attention of a learned query (SigLIP,
@@ -154,10 +154,13 @@ class Seen:
     """(N, W) output of the block."""
 
 
-def attend(q: Tensor, k: Tensor) -> Tensor:
-    """Return softmax(q kᵀ / √d), (H, N, N): how much each query takes from each key."""
+def attend(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return softmax(q kᵀ / √d + mask), (H, N, N): how much each query takes from each key.
+
+    mask: (N, N) or (H, N, N), −∞ where a query may not look.
+    """
     logits: Tensor = q @ k.mT * q.shape[-1] ** -0.5
-    return logits.softmax(-1)
+    return (logits if mask is None else logits + mask).softmax(-1)
 
 
 def side_by_side(heads: Tensor) -> Tensor:
@@ -165,10 +168,13 @@ def side_by_side(heads: Tensor) -> Tensor:
     return heads.transpose(0, 1).flatten(1)
 
 
+OPEN_CLIP_PARTS = ("attn", "ln_1", "ls_1", "ln_2", "mlp", "ls_2")
+
+
 def as_vit(visual: Any) -> ViT | None:
     """Return the tower as a ViT, or None if it is none of those described above."""
     if isinstance(visual, VisionTransformer):
-        parts = ("attn", "ln_1", "ls_1", "ln_2", "mlp", "ls_2")
+        parts = OPEN_CLIP_PARTS
         modules = list(visual.transformer.resblocks)
         usual = all(type(m) is ResidualAttentionBlock for m in modules)
         head, pool = _open_clip_head(visual)
@@ -255,8 +261,16 @@ def _is_plain(attention: nn.Module) -> bool:
     return usual and getattr(attention, "gate", None) is None
 
 
-def watch(vit: ViT, run: Callable[[], Tensor]) -> tuple[tuple[Seen, ...], Tensor]:
-    """Run the tower on one photo and keep what every block saw; also return what `run` gives.
+def text_blocks(network: Any) -> tuple[Block, ...]:
+    """The blocks of an open_clip text tower; none where it is another's, or of another kind."""
+    transformer = getattr(getattr(network, "text", network), "transformer", None)
+    modules = list(getattr(transformer, "resblocks", []))
+    usual = all(type(m) is ResidualAttentionBlock for m in modules)
+    return tuple(Block(m, *(getattr(m, part) for part in OPEN_CLIP_PARTS)) for m in modules * usual)
+
+
+def watch(blocks: Sequence[Block], run: Callable[[], Tensor]) -> tuple[tuple[Seen, ...], Tensor]:
+    """Run a tower on one photo or sentence, and keep what every block saw and what `run` gives.
 
     The library attention returns no weights that gradients flow through, so each block's attention
     is computed again from its q, k and v, by hooks that are gone afterwards.
@@ -265,10 +279,10 @@ def watch(vit: ViT, run: Callable[[], Tensor]) -> tuple[tuple[Seen, ...], Tensor
     seen: dict[int, Seen] = {}
 
     def at_attention(index: int, block: Block) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        def hook(module: nn.Module, inputs: Any, options: Any, output: Any) -> Any:
             normed = inputs[0].reshape(-1, inputs[0].shape[-1])  # a batch of one, in either order
             heads = block.heads(normed)
-            attention = attend(heads.q, heads.k)
+            attention = attend(heads.q, heads.k, options.get("attn_mask"))
             mixed = side_by_side(attention @ heads.v)
             inner[index] = (heads, attention, mixed)
             again = block.project(mixed).reshape(inputs[0].shape)
@@ -286,14 +300,15 @@ def watch(vit: ViT, run: Callable[[], Tensor]) -> tuple[tuple[Seen, ...], Tensor
 
     handles = []
     try:
-        for i, block in enumerate(vit.blocks):
-            handles.append(block.attention.register_forward_hook(at_attention(i, block)))
+        for i, block in enumerate(blocks):
+            hook = at_attention(i, block)
+            handles.append(block.attention.register_forward_hook(hook, with_kwargs=True))
             handles.append(block.module.register_forward_hook(at_block(i)))
         result = run()
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(seen[i] for i in range(len(vit.blocks))), result
+    return tuple(seen[i] for i in range(len(blocks))), result
 
 
 def last_block(vit: ViT, seen: Sequence[Seen], mix: Mix) -> Tensor:

@@ -302,7 +302,7 @@ class Trace:
     def _attention_pass(self) -> tuple[tuple[Seen, ...], Tensor, Pooled | None]:
         with torch.inference_mode(False), self.model.running(), torch.enable_grad():
             pixels = self.pixels[None].clone().requires_grad_(True)  # so that a graph begins
-            seen, embedding = watch(self.vit, lambda: self.model.encode_pixels(pixels))
+            seen, embedding = watch(self.vit.blocks, lambda: self.model.encode_pixels(pixels))
             if self.vit.pool is None:
                 return seen, embedding, None
             pooled = self.vit.pool(seen[-1].output)

@@ -1,4 +1,4 @@
-"""Words in figures: every `$` is a dollar, every letter has a font, a minus is a minus."""
+"""Letters in figures: every `$` is a dollar, every letter has a font, a minus is a minus."""
 
 from __future__ import annotations
 
