@@ -13,7 +13,7 @@ from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib import figures
-from gscam_lib.figures import files, maps, words
+from gscam_lib.figures import files, letters, maps
 
 mpl.use("Agg")
 
@@ -168,14 +168,14 @@ def test_letters_that_our_font_lacks_are_looked_for(photo, heat, tmp_path):
     title = title or figure.axes[1].title
     family = title.get_fontfamily()
     assert len(family) == 2, "ours goes first"
-    assert ord(fraktur) in words._letters(mpl.font_manager.findfont(family[1]))
+    assert ord(fraktur) in letters._letters(mpl.font_manager.findfont(family[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figures.as_png(figure)
 
 
 def test_letters_that_no_font_has_are_named(photo, heat):
-    words._families.cache_clear()
+    letters._families.cache_clear()
     with pytest.warns(UserWarning, match="\U0010fffd"):
         figure = figures.panels(photo, [replace(heat, prompt="a \U0010fffd")])
     with warnings.catch_warnings():
