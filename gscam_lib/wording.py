@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gscam_lib.model.network import Network
 from gscam_lib.model.prompts import Prompt, Target, as_target, warn_of_unknown
 from gscam_lib.model.text import Span, cut, embed, pieces, with_leaf, without
 from gscam_lib.model.towers import Seen, gradients, side_by_side, text_blocks, watch
@@ -96,14 +97,19 @@ def leave_one_out(trace: Trace, target: Target, spans: list[Span]) -> Found:
 
     Li et al., Understanding Neural Networks through Representation Erasure, 2016.
     """
-    sentence = target.prompts[0]
+    sentence, model = target.prompts[0], trace.model
     left = [without(sentence, span) for span in spans]
     with torch.no_grad():
-        if "" in left:
-            empty = embed(trace.model, trace.model.tokenizer([""], context_length=_room(trace)))[0]
-        units = [trace.model.encode_text([text])[0] if text else empty for text in left]
-        whole = _score(trace, target, trace.model.encode_text([sentence])[0])
-        return spans, torch.stack([whole - _score(trace, target, unit) for unit in units])
+        units = iter(model.encode_text([sentence, *filter(None, left)]))  # in one batch
+        whole = _score(trace, target, next(units))
+        shorter = [next(units) if text else _nothing(model) for text in left]
+        return spans, torch.stack([whole - _score(trace, target, unit) for unit in shorter])
+
+
+def _nothing(model: Network) -> Tensor:
+    """Unit embedding (D,) of the empty sentence: start and end alone."""
+    length = model.tokenize(["a"]).shape[1]
+    return embed(model, model.tokenizer([""], context_length=length))[0]
 
 
 def gradient_x_input(trace: Trace, target: Target, spans: list[Span]) -> Found:
@@ -162,7 +168,7 @@ def grad_eclip(trace: Trace, target: Target, spans: list[Span]) -> Found:
     return read.spans, values / values.sum().clamp(min=1e-12)
 
 
-def _pooled(model: Any, gradient: Tensor) -> int:
+def _pooled(model: Network, gradient: Tensor) -> int:
     """Which token becomes the embedding: the only one of the last block (N, W) with a gradient."""
     used = gradient.abs().amax(1).nonzero().flatten().tolist()
     if len(used) != 1:
@@ -171,10 +177,6 @@ def _pooled(model: Any, gradient: Tensor) -> int:
             f"{len(used)}. Use method='leaveoneout' or 'gradientxinput'."
         )
     return int(used[0])
-
-
-def _room(trace: Trace) -> int:
-    return int(trace.model.tokenize(["a"]).shape[1])
 
 
 WORD_METHODS: dict[str, tuple[str, Callable[[Trace, Target, list[Span]], Found]]] = {

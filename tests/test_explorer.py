@@ -113,6 +113,18 @@ def test_prompts_side_by_side_with_probabilities(explorer, resnet, photo):
     assert len(explorer.shown["panels"]) == 3
 
 
+def test_each_prompts_words_stand_once_below_its_first_map(explorer, resnet, photo):
+    explorer.move(prompts="a red apple; cup", compare="k")
+    state = go(explorer)
+    table = gs.words(resnet.trace(photo), "a red apple").table
+    shown = [panel["words"] for panel in explorer.shown["panels"]]
+    assert [word for word, _ in shown[0]] == ["a", "red", "apple"]
+    np.testing.assert_allclose([v for _, v in shown[0]], [v for _, v in table], atol=1e-4)
+    assert [list(words) for words in shown[1:]] == [[], [], []]  # again, and a single word
+    assert state["words"]["a red apple"] == list(shown[0])
+    json.dumps(state)
+
+
 @pytest.mark.parametrize(("how", "count"), [("method", 2), ("k", 2), ("none", 1)])
 def test_comparison(explorer, how, count):
     explorer.move(compare=how)
@@ -571,6 +583,22 @@ def test_folder(explorer, photo, tmp_path):
     assert "No photos in" in explorer.last_error
 
 
+def test_an_address_chooses_photo_method_and_k_and_says_what_is_not_there(resnet, photo):
+    engine = Engine(resnet, choose({"one": photo, "two": photo[:, ::-1].copy()}))
+    preset = {"photo": "two", "method": "gradcam", "k": "7"}
+    shown = Explorer(engine, prompts="a cup", preset=preset)
+    asked = go(shown)
+    assert (asked["photo"], asked["method"], shown.asked["k"]) == ("given-1", "gradcam", 7)
+    assert 7 in [k for k, _ in next(c for c in shown.controls[1] if c["name"] == "k")["options"]]
+    shown.close()
+    wrong = {"photo": "<b>three", "method": "gradcam", "k": "x"}
+    shown = Explorer(engine, prompts="a cup", preset=wrong)
+    asked = go(shown)
+    assert (asked["photo"], asked["method"]) == ("given-0", "gradcam")
+    assert shown.said["notes"] == ["There is no photo “<b>three” here.", "There is no k “x” here."]
+    shown.close()
+
+
 # ---------------------------------------------------------------- visitors
 
 
@@ -673,6 +701,7 @@ def test_export_holds_what_it_needs(explorer, tmp_path):
     page = explorer.export_html(tmp_path / "page.html").read_text()
     assert not re.search(r"__[A-Z]+__", page)
     assert page.count("</script>") == 2
+    assert json.loads(re.search(r'id="data">(.*?)</script>', page)[1])["prompts"][1]["words"]
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
 
 

@@ -51,7 +51,8 @@ class Kernels(AsyncMappingKernelManager):
 def visitor() -> Explorer:
     """The explorer of one visitor, asking the engine of `main`. Raises ValueError without one.
 
-    The address may choose what it begins with: /?photo=a%20rocket&prompt=a%20rocket;a%20cloud
+    The address may choose what it begins with, k and the method by its name in METHODS, too:
+    /?photo=a%20rocket&prompt=a%20rocket;a%20cloud&method=gradcam&k=10
     """
     from gscam_lib.explorer.panel import Explorer
     from gscam_lib.explorer.server import RemoteEngine
@@ -63,7 +64,7 @@ def visitor() -> Explorer:
     return Explorer(
         engine,
         prompts="; ".join(asked.get("prompt", ())) or None,
-        photo=asked.get("photo", [None])[0],
+        preset={name: asked[name][0] for name in ("photo", "method", "k") if name in asked},
         upload_limit=int(float(os.environ[UPLOADS]) * 1e6),
     )
 

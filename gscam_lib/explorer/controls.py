@@ -80,8 +80,13 @@ def numbered(names: Mapping[str, str], taken: Iterable[str] = ()) -> dict[str, s
     return found
 
 
-def panel(finding: Finding) -> dict[str, Any]:
-    """A map as the browser draws it."""
+def panels(answer: Answer) -> list[dict[str, Any]]:
+    """The maps as the browser draws them; the words of a prompt stand below its first map."""
+    words = dict(answer.words)
+    return [{**_panel(f), "words": words.pop(f.prompt, ())} for f in answer.findings]
+
+
+def _panel(finding: Finding) -> dict[str, Any]:
     share = "" if finding.probability is None else f" · {finding.probability:.0%}"
     flat = " · flat" if finding.flat else ""
     return {

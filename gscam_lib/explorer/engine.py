@@ -43,6 +43,7 @@ from gscam_lib.heatmaps import heatmap
 from gscam_lib.methods import METHODS
 from gscam_lib.trace import Trace
 from gscam_lib.trace.model import Model
+from gscam_lib.wording import words
 
 KEPT_TRACES = 8  # a warm trace of 1,024 channels keeps some 10 MB
 KEPT_UPLOADS, KEPT_EACH = 64, 4  # of all visitors, of one: at most 3 MB each
@@ -345,6 +346,7 @@ class Engine:
             count.passes,
             len(trace.activations),
             self._doubts(request.prompts),
+            {prompt: _words(trace, prompt) for prompt in request.prompts},
         )
 
     def _masks(self, trace: Trace, channels: tuple[int, ...], side: int) -> tuple[bytes, ...]:
@@ -390,6 +392,14 @@ def _shares(trace: Trace, request: Request) -> dict[str, float]:
     names = tuple(dict.fromkeys(request.prompts + request.others))
     shares = trace.logits(names).softmax(0).tolist()
     return dict(zip(names, shares, strict=True)) if len(names) > 1 else {}
+
+
+def _words(trace: Trace, prompt: str) -> tuple[tuple[str, float], ...]:
+    """What each word adds to the logit, where there are two or more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said in the answer, once
+        table = trace.keep(("words", prompt), lambda: words(trace, prompt).table)
+    return tuple(table) if len(table) > 1 else ()
 
 
 def _trim() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from gscam_lib.explorer.controls import Control, panel, read, strip, values
+from gscam_lib.explorer.controls import Control, panels, read, strip, values
 from gscam_lib.explorer.request import Answer, Cancelled, Request, Stop
 from gscam_lib.explorer.worker import Worker
 
@@ -44,6 +44,8 @@ class Live(anywidget.AnyWidget):
     value = traitlets.Dict(help="What is asked and what was found, as plain data.")
     last_error = traitlets.Any(None, allow_none=True)
 
+    greeting: Sequence[str] = ()
+    """What stays said above the maps."""
     drawn_in_browser: frozenset[str] = frozenset({"opacity", "box", "truth", "beside"})
     """Controls that change how a map is drawn, and need no answer."""
 
@@ -137,7 +139,7 @@ class Live(anywidget.AnyWidget):
         if stop():
             raise Cancelled
         self.last_error = None
-        self.said = {"error": "", "notes": list(answer.warnings)}
+        self.said = {"error": "", "notes": [*self.greeting, *answer.warnings]}
         self._draw(request, answer)
         self.value = self.state(request, answer)
 
@@ -205,7 +207,7 @@ class Live(anywidget.AnyWidget):
                 "png": view.png, "size": list(view.size), "boxes": [list(b) for b in view.boxes],
             }  # fmt: skip
             self.shown = {
-                "panels": [panel(finding) for finding in answer.findings],
+                "panels": panels(answer),
                 "bars": [[self.short(prompt), share] for prompt, share in answer.shares.items()]
                 * bool(request.others),
                 "text": answer.text(),

@@ -17,6 +17,7 @@ from gscam_lib.explorer.pictures import colors
 from gscam_lib.explorer.request import Request
 from gscam_lib.model.photo import Geometry
 from gscam_lib.trace import Trace
+from gscam_lib.wording import words
 
 PIXELS = 500_000  # of the photo in a page; larger ones are reduced
 FLOATS = 500_000  # activations stored in 32 bits; more are stored in 16
@@ -55,7 +56,7 @@ def make_page(
         ),
     ]  # fmt: skip
     content = {
-        "title": f"{request.prompts[0]} · {photo.name}",
+        "title": photo.name,
         "photo": _picture(shown),
         "size": list(size),
         "shown": [shown.width, shown.height],
@@ -99,6 +100,7 @@ def _prompt(trace: Trace, prompt: str) -> dict[str, Any]:
     return {
         "text": prompt,
         "logit": trace.logit(prompt),
+        "words": words(trace, prompt).table,
         "order": _base64(order.cpu().numpy().astype(np.uint16)),
         "scores": _base64(scores.detach().cpu().numpy().astype(np.float32)),
     }

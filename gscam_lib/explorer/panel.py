@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gscam_lib.explorer import controls as c
 from gscam_lib.explorer.live import Live
@@ -28,8 +28,9 @@ def split_prompts(typed: str) -> tuple[str, ...]:
 class Explorer(Live):
     """Live heatmaps. `value`: the state; `last_error`: what went wrong last, None if nothing did.
 
-    engine: answers requests, here or in another process; prompts, photo: the first to look for,
-    and in what (a name); folders: opens a folder of this machine, None where readers may not;
+    engine: answers requests, here or in another process; prompts: the first to look for; preset:
+    the photo (its name), method and k to begin with, as text; what is not there is said above the
+    maps; folders: opens a folder of this machine, None where readers may not;
     upload_limit: bytes.
     """
 
@@ -38,18 +39,19 @@ class Explorer(Live):
         engine: Engine | RemoteEngine,
         *,
         prompts: str | Sequence[str] | None = None,
-        photo: str | None = None,
+        preset: Mapping[str, str] | None = None,
         folders: Callable[[str], dict[str, str]] | None = None,
         upload_limit: int = UPLOAD_LIMIT,
     ) -> None:
         self._folders, self._upload_limit = folders, upload_limit
         self._about = about = engine.about()
         self._typed = prompts is not None
-        keys = {name: key for key, name in about.photos.items()}
-        first = keys.get(photo or "", next(iter(about.photos)))
-        wanted = prompts if isinstance(prompts, str) else "; ".join(prompts or about.prompts[first])
+        first, missing = _begin(about, preset or {})
+        self.greeting = [f"There is no {what} here." for what in missing]
+        known = about.prompts[first["photo"]]
+        first["prompts"] = prompts if isinstance(prompts, str) else "; ".join(prompts or known)
         look = {"colors": list(about.colors), "upload": upload_limit, "search": True}
-        super().__init__(engine, _controls(about, first, wanted, folders is not None), look)
+        super().__init__(engine, _controls(about, first, folders is not None), look)
 
     def buttons(self) -> dict[str, Callable[..., None]]:
         """What each button does."""
@@ -104,9 +106,23 @@ class Explorer(Live):
         return Request(**{k: v for k, v in asked.items() if k not in ("beside", "folder")})
 
 
-def _controls(about: About, photo: str, prompts: str, folders: bool) -> list[list[c.Control]]:
-    """What there is to choose, group by group; the photo comes first."""
-    steps = c.ks(about.channels, about.default_k)
+def _begin(about: About, preset: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """What photo, method and k begin with, and what of the preset is not there."""
+    choices: dict[str, dict[str, Any]] = {
+        "photo": {name: key for key, name in about.photos.items()},
+        "method": {name: name for name in about.methods},
+        "k": {str(k): k for k in range(1, about.channels + 1)},
+    }
+    first = {"photo": next(iter(about.photos)), "method": next(iter(about.methods)),
+             "k": about.default_k}  # fmt: skip
+    known = {name: value for name, value in preset.items() if value in choices[name]}
+    first |= {name: choices[name][value] for name, value in known.items()}
+    return first, [f"{name} “{preset[name]}”" for name in preset if name not in known]
+
+
+def _controls(about: About, first: dict[str, Any], folders: bool) -> list[list[c.Control]]:
+    """What there is to choose, group by group, as it first stands; the photo comes first."""
+    steps = c.ks(about.channels, about.default_k, first["k"])
     methods = list(about.methods.items())
     other = "gradcam" if "gradcam" in about.methods else methods[-1][0]
     folder = (
@@ -114,14 +130,16 @@ def _controls(about: About, photo: str, prompts: str, folders: bool) -> list[lis
     )
     return [
         [
-            c.choice("photo", "Photo", list(about.photos.items()), photo),
+            c.choice("photo", "Photo", list(about.photos.items()), first["photo"]),
             *folder,
             c.control("file", "upload", "Upload a photo"),
-            c.control("text", "prompts", "Prompts", prompts, hint="several: an apple; a cup"),
+            c.control(
+                "text", "prompts", "Prompts", first["prompts"], hint="several: an apple; a cup"
+            ),
         ],
         [
-            c.choice("method", "Method", methods, methods[0][0]),
-            c.slider("k", "Channels k", steps, about.default_k),
+            c.choice("method", "Method", methods, first["method"]),
+            c.slider("k", "Channels k", steps, first["k"]),
             c.choice("compare", "Compare", COMPARE, "none"),
             c.choice("other_method", "Other method", methods, other),
             c.slider("other_k", "Other k", steps, 1),

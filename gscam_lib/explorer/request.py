@@ -128,7 +128,8 @@ class Answer:
 
     shares: probabilities of prompts and others, where there are two or more;
     channels, thumbnails: those of the highest gradient, and their masks as PNG; mask: of the
-    channel asked for; strongest: its strongest pictures, each a caption and a PNG.
+    channel asked for; strongest: its strongest pictures, each a caption and a PNG; words: what each
+    word of a prompt adds to its logit, for prompts of two words or more.
     """
 
     view: View
@@ -142,6 +143,7 @@ class Answer:
     passes: int
     total_channels: int
     warnings: tuple[str, ...] = ()
+    words: dict[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The state in words, one line for each map."""
@@ -155,6 +157,7 @@ class Answer:
         rows = [{k: v for k, v in asdict(f).items() if k not in left_out} for f in self.findings]
         return {
             "findings": rows,
+            "words": {prompt: list(table) for prompt, table in self.words.items()},
             "seconds": self.seconds,
             "passes": self.passes,
             "channels": list(self.channels),

@@ -1,6 +1,17 @@
 "use strict";
-// Draws what is described as data: controls, maps over a photo, channels. The widget's host is a
-// kernel, the page's host is the page itself: { get, on, set, press }.
+// Draws what is described as data: controls, maps over a photo, channels. A host has it: a kernel, or
+// the page itself. It is { kernel, get(name), on(name, act), set(changes), press(button, more, bytes) }
+// and calls `act` when what it has under that name is new:
+//   look      { colors: 256 × (red, green, blue), upload: bytes of the largest file }
+//   controls  groups of { kind, name, label, options: [[value, text], …], hint }, see controls.py
+//   asked     name -> value of each control; set(changes) tells the host of new ones
+//   off       names of controls that say nothing now
+//   photo     { png: bytes or address, size: [width, height] as it came, boxes: true ones }
+//   shown     { panels: [{ title, note, alt, map: bytes or Float32Array of shape [h, w], box, contour,
+//             words: [[word, value], …] }], text, bars: [[name, share], …], waiting: maps to come }
+//   said      { error, notes: […] }          status  { doing, busy, done, total }
+//   strip     { title, channels, faces, chosen: { number, mask, strongest } }, or {}
+//   output    { name, kind, content } to take away, or {}
 
 function make(name, attributes = {}, ...children) {
   const node = document.createElement(name);
@@ -12,6 +23,7 @@ function make(name, attributes = {}, ...children) {
 }
 const address = (content, type) =>
   typeof content === "string" ? content : URL.createObjectURL(new Blob([content], { type }));
+const signed = v => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(2);
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 // Bilinear with half-pixel centres; where it shrinks, a triangle as wide as the shrinking.
@@ -195,6 +207,13 @@ function mount(root, host) {
     make("span", {}, "0"), make("i", { style: `background:linear-gradient(90deg,${shades})` }),
     make("span", {}, "1"));
   let panels = [];
+  const plain = make("canvas", { role: "img", class: "gscam-plain",
+    "aria-label": "The photo without a map" });
+  const size = make("span"), bare = make("figure", { hidden: true },
+    make("figcaption", { class: "gscam-caption" }, make("b", {}, "The photo"), make("br"), size),
+    plain);
+  stage.append(bare);
+  values(plain, () => panels);
 
   function tell({ error: wrong, notes: said }) {
     error.textContent = wrong || "";
@@ -204,27 +223,31 @@ function mount(root, host) {
   function newPanel() {
     const title = make("b"), note = make("span"), under = make("span", { class: "gscam-under" });
     const canvas = make("canvas", { role: "img" });
-    const plain = make("canvas", { role: "img", class: "gscam-plain" });
     const lines = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     lines.setAttribute("aria-hidden", "true");
     const picture = make("div", { class: "gscam-picture" }, canvas, lines);
-    const pair = make("div", { class: "gscam-pair" }, plain, picture);
     const caption = make("figcaption", { class: "gscam-caption" }, title, make("br"), note, under);
-    const node = make("figure", {}, caption, pair);
-    const panel = { node, title, note, under, canvas, plain, lines, values: null };
-    for (const place of [canvas, plain]) {
-      place.addEventListener("pointermove", event => {
-        if (!panel.values) return;
-        const box = place.getBoundingClientRect();
-        const x = Math.min(0.9999, Math.max(0, (event.clientX - box.left) / box.width));
-        const y = Math.min(0.9999, Math.max(0, (event.clientY - box.top) / box.height));
-        const at = Math.trunc(y * photo.h) * photo.w + Math.trunc(x * photo.w);
-        under.textContent = ` · ${panel.values[at].toFixed(2)} at ` +
-          `${Math.trunc(x * photo.size[0])}, ${Math.trunc(y * photo.size[1])}`;
-      });
-      place.addEventListener("pointerleave", () => { under.textContent = ""; });
-    }
+    const words = make("div", { class: "gscam-words", role: "group" });
+    const node = make("figure", {}, caption, picture, words);
+    const panel = { node, title, note, under, canvas, lines, words, values: null };
+    values(canvas, () => [panel]);
     return panel;
+  }
+  function values(place, panels) {  // those of maps under the pointer
+    place.addEventListener("pointermove", event => {
+      const box = place.getBoundingClientRect();
+      const x = Math.min(0.9999, Math.max(0, (event.clientX - box.left) / box.width));
+      const y = Math.min(0.9999, Math.max(0, (event.clientY - box.top) / box.height));
+      for (const panel of panels()) {
+        if (!panel.values) continue;
+        const at = Math.trunc(y * photo.h) * photo.w + Math.trunc(x * photo.w);
+        panel.under.textContent = ` · ${panel.values[at].toFixed(2)} at ` +
+          `${Math.trunc(x * photo.size[0])}, ${Math.trunc(y * photo.size[1])}`;
+      }
+    });
+    place.addEventListener("pointerleave", () => {
+      for (const panel of panels()) panel.under.textContent = "";
+    });
   }
   async function show() {  // what has come from the other side
     const shown = host.get("shown"), given = host.get("photo");
@@ -247,7 +270,6 @@ function mount(root, host) {
       panels.push(newPanel());
       stage.append(panels.at(-1).node);
     }
-    stage.dataset.count = panels.length;
     shown.panels.forEach((given, i) => {
       const panel = panels[i];
       panel.given = given;
@@ -258,8 +280,8 @@ function mount(root, host) {
         : Float32Array.from(new Uint8Array(map.buffer, map.byteOffset, h * w), v => v / 255);
       panel.values = resize(from, h, w, photo.h, photo.w);
       panel.canvas.setAttribute("aria-label", given.alt);
-      panel.plain.setAttribute("aria-label", "The photo without a map");
     });
+    showWords(shown.panels.map(given => given.words || []));
     if (state.textContent !== shown.text) state.textContent = shown.text;
     showBars(shown.bars || []);
     draw();
@@ -278,21 +300,36 @@ function mount(root, host) {
   }
   function draw() {  // opacity, boxes, the photo beside: no answer is needed
     if (!photo) return;
-    panels.forEach(({ given, values, canvas, plain, lines }, i) => {
+    bare.hidden = !asked.beside;
+    stage.dataset.count = panels.length + (asked.beside ? 1 : 0);
+    size.textContent = `${photo.size[0]} × ${photo.size[1]} pixels`;
+    const paint = (place, values, opacity) => {
+      if (place.width !== photo.w || place.height !== photo.h)
+        [place.width, place.height] = [photo.w, photo.h];
+      const mixed = overlay(photo.pixels, values, look.colors, opacity);
+      place.getContext("2d").putImageData(new ImageData(mixed, photo.w, photo.h), 0, 0);
+    };
+    if (asked.beside) paint(plain, [], 0);
+    panels.forEach(({ given, values, canvas, lines }) => {
       if (!values) return;
-      plain.hidden = !asked.beside || i > 0;  // one photo for all maps
-      for (const [place, opacity] of [[canvas, asked.opacity], [plain, 0]]) {
-        if (place.hidden) continue;
-        if (place.width !== photo.w || place.height !== photo.h)
-          [place.width, place.height] = [photo.w, photo.h];
-        const mixed = overlay(photo.pixels, values, look.colors, opacity);
-        place.getContext("2d").putImageData(new ImageData(mixed, photo.w, photo.h), 0, 0);
-      }
+      paint(canvas, values, asked.opacity);
       let marks = given.contour?.map(line).join("") || "";
       if (asked.truth) marks += photo.boxes.map(t => rectangle(t, "#fff", "6 4")).join("");
       if (asked.box && given.box) marks += rectangle(given.box, "#5cf2ff");
       lines.setAttribute("viewBox", `0 0 ${photo.size[0]} ${photo.size[1]}`);
       lines.innerHTML = marks;
+    });
+  }
+  function showWords(tables) {  // the deepest colour is the largest value of all
+    const most = Math.max(...tables.flat().map(([, value]) => Math.abs(value)), 1e-9);
+    tables.forEach((table, i) => {
+      const spoken = table.map(([word, value]) => make("span", {},
+        make("b", { class: value < 0 ? "gscam-against" : "gscam-for",
+          style: `--share:${Math.round(60 * Math.abs(value) / most)}%` }, word),
+        make("small", {}, signed(value))));
+      panels[i].words.hidden = !table.length;
+      panels[i].words.setAttribute("aria-label", "What each word adds to the logit");
+      panels[i].words.replaceChildren(make("small", {}, "each word adds"), ...spoken);
     });
   }
   function showBars(rows) {
