@@ -1,6 +1,7 @@
 """The explorer in JupyterLab, as a page from disk, and as an app, in a real browser."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -32,6 +33,8 @@ PATIENCE = int(os.environ.get("GSCAM_PATIENCE", "300000"))  # ms: a busy machine
 WEIGHTS = f"weights: {MODEL}, scenes of the miniature world"
 STATE = ".gscam-explorer .gscam-state"
 PICTURE = ".gscam-explorer .gscam-picture canvas"
+PICTURES = {"image", "img", "canvas", "graphics-document"}
+HARM = "<img src=x onerror=harm=1>"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +43,8 @@ def browser():
         yield chromium
 
 
-@pytest.fixture
-def page(browser):
+@contextlib.contextmanager
+def new_page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -54,9 +57,10 @@ def model():
     return gs.load_model(MODEL)
 
 
-@pytest.fixture(scope="module", params=["on", "off"], ids=lambda s: f"subshells-{s}")
-def lab(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(f"lab-{request.param}")
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """JupyterLab with a notebook for the explorer and one for the composer."""
+    folder = tmp_path_factory.mktemp("lab")
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     for name, sources in {"live": [CODE, ASK], "composer": [COMPOSER]}.items():
         cells = [nbformat.v4.new_code_cell(source) for source in sources]
@@ -64,9 +68,6 @@ def lab(request, tmp_path_factory):
         nbformat.write(notebook, folder / f"{name}.ipynb")
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
-    mode = "perCommTarget" if request.param == "on" else "disabled"
-    chosen = json.dumps({"commsOverSubshells": mode})
-    (settings / "kernels-settings.jupyterlab-settings").write_text(chosen)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     port = free_port()
     command = [
@@ -77,8 +78,17 @@ def lab(request, tmp_path_factory):
     ]  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     process = serve(command, f"{url}/api/status", folder / "lab.log")
-    yield SimpleNamespace(url=url, pid=process.pid)
+    yield SimpleNamespace(url=url, pid=process.pid, settings=settings)
     stop(process)
+
+
+@pytest.fixture(scope="module", params=["on", "off"], ids=lambda s: f"subshells-{s}")
+def lab(request, server):
+    """The same server; pages opened from here on talk to kernels over subshells, or not."""
+    mode = "perCommTarget" if request.param == "on" else "disabled"
+    chosen = json.dumps({"commsOverSubshells": mode})
+    (server.settings / "kernels-settings.jupyterlab-settings").write_text(chosen)
+    return server
 
 
 def opened(lab, page, name):
@@ -95,13 +105,15 @@ def closed(lab, page):
         page.request.delete(f"{lab.url}/api/sessions/{session['id']}")
 
 
-@pytest.fixture
-def notebook(lab, page):
-    opened(lab, page, "live")
-    answered(page)
-    settle(page)
-    yield page
-    closed(lab, page)
+@pytest.fixture(scope="module")
+def notebook(lab, browser):
+    """The explorer in JupyterLab, one kernel for all tests of a mode."""
+    with new_page(browser) as page:
+        opened(lab, page, "live")
+        answered(page)
+        settle(page)
+        yield page
+        closed(lab, page)
 
 
 def run_cell(page, place=0):
@@ -112,13 +124,16 @@ def run_cell(page, place=0):
         if question.count():
             question.first.click()
         page.locator(".jp-Notebook .cm-content").nth(place).focus()
+        before = prompt.inner_text()
         page.keyboard.press("Shift+Enter")
-        page.wait_for_timeout(1000)
+        for _ in range(20):  # until it is taken
+            page.wait_for_timeout(100)
+            if prompt.inner_text() != before:
+                break
         while "*" in prompt.inner_text():
-            page.wait_for_timeout(200)
-        if re.search(r"\d", prompt.inner_text()):
+            page.wait_for_timeout(100)
+        if re.search(r"\d", prompt.inner_text()) and prompt.inner_text() != before:
             return
-        page.wait_for_timeout(2000)
     raise AssertionError("the cell did not run")
 
 
@@ -200,7 +215,7 @@ def test_lab(notebook, model, tmp_path, capsys):
 
     pointer(page, model)
     comparison(page)
-    prompts_and_channel(page)
+    prompts_and_channel(page, model)
     upload_and_break(page, tmp_path)
     cancel(page)
     code(page)
@@ -228,14 +243,27 @@ def comparison(page):
             shot(page, "compare", f"Two methods side by side; {WEIGHTS}.")
 
 
-def prompts_and_channel(page):
+def words(page, model, prompt):
+    """Below the map of the only prompt of several words stands what each word adds."""
+    group = page.get_by_role("group", name="What each word adds to the logit")
+    table = gs.words(model.trace(next(iter(gs.scenes.load("multi"))).image), prompt).table
+    said = [line.split() for line in group.locator("span").all_inner_texts()]
+    assert group.count() == 1
+    assert [word for word, _ in said] == prompt.split()
+    for (_, shown), (_, value) in zip(said, table, strict=True):
+        assert abs(float(shown.replace("−", "-")) - value) < 0.006
+
+
+def prompts_and_channel(page, model):
     """Several prompts side by side, true boxes, and one channel's mask by keyboard."""
     field, before = control(page, "Prompts"), text(page)
-    field.fill("cow; suitcase; bowl")
+    field.fill("a cow and a suitcase; zebra; bowl")
     field.press("Enter")
     changed(page, before)
     assert page.locator(PICTURE).count() == 3
-    assert [f"“{name}”" in text(page) for name in ("cow", "suitcase", "bowl")] == [True] * 3
+    prompts = ("a cow and a suitcase", "zebra", "bowl")
+    assert [f"“{name}”" in text(page) for name in prompts] == [True] * 3
+    words(page, model, prompts[0])
     control(page, "True boxes").check()
     control(page, "Photo beside").check()
     page.get_by_role("img", name="The photo without a map").wait_for()
@@ -252,34 +280,29 @@ def prompts_and_channel(page):
 
 
 def nameless(page):
-    """In the accessibility tree every control and picture has a name, every slider its value."""
+    """In the accessibility tree all that can be focused, and every picture, has a name of its own.
+
+    Sliders tell the value that stands beside them, not their place.
+    """
     session = page.context.new_cdp_session(page)
-    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
-    roles = {
-        "button", "checkbox", "combobox", "slider", "textbox", "link", "image", "img", "canvas",
-        "progressbar", "ProgressIndicator",
-    }  # fmt: skip
-    seen = [n for n in nodes if not n.get("ignored") and n.get("role", {}).get("value") in roles]
-    ours = [n for n in seen if _within(page, session, n)]
-    wrong = [n["role"]["value"] for n in ours if not n.get("name", {}).get("value", "").strip()]
-    sliders = [n for n in ours if n["role"]["value"] == "slider"]
-    assert wrong == []
-    assert len(ours) >= 8
-    assert len(sliders) >= 3
-    assert all(n["value"]["value"] != "" for n in sliders)
-
-
-def _within(page, session, node):
-    """Whether a node of the tree is part of an explorer."""
-    try:
-        found = session.send("DOM.resolveNode", {"backendNodeId": node["backendDOMNodeId"]})
-    except Exception:  # text without a node of its own
-        return False
-    asked = {
-        "objectId": found["object"]["objectId"], "returnByValue": True,
-        "functionDeclaration": "function() { return !!this.closest?.('.gscam-explorer'); }",
-    }  # fmt: skip
-    return session.send("Runtime.callFunctionOn", asked)["result"]["value"]
+    asked = {"expression": "document.querySelector('.gscam-explorer')"}
+    explorer = session.send("Runtime.evaluate", asked)["result"]["objectId"]
+    nodes = session.send("Accessibility.queryAXTree", {"objectId": explorer})["nodes"]
+    said = []
+    for node in nodes:
+        properties = {p["name"]: p["value"].get("value") for p in node.get("properties", [])}
+        role = node.get("role", {}).get("value", "")
+        if not node["ignored"] and (properties.get("focusable") or role in PICTURES):
+            name = node.get("name", {}).get("value", "").strip()
+            said.append((role, name))
+    assert [role for role, name in said if not name] == []
+    controls = [(role, name) for role, name in said if role not in PICTURES]
+    assert len(set(controls)) == len(controls)
+    assert len(said) >= 8
+    sliders = page.locator(".gscam-explorer [type=range]:visible")  # the tree has their place alone
+    told = sliders.evaluate_all("all => all.map(slider => slider.getAttribute('aria-valuetext'))")
+    assert [role for role, _ in said].count("slider") == len(told) >= 3
+    assert told == page.locator(".gscam-explorer .gscam-value:visible").all_inner_texts()
 
 
 def code(page):
@@ -300,10 +323,10 @@ def latency(page, slider, capsys):
             if (window.pressed) { window.times.push(performance.now() - window.pressed);
             window.pressed = 0; } }); }"""
     )
-    for i in range(20):
-        page.keyboard.press("ArrowRight" if i < 10 else "ArrowLeft")
+    for i in range(12):
+        page.keyboard.press("ArrowRight" if i < 6 else "ArrowLeft")
         page.wait_for_function("n => window.times.length > n", arg=i)
-        page.wait_for_timeout(150)
+        page.wait_for_timeout(30)
     times = page.evaluate("window.times")
     with capsys.disabled():
         print(
@@ -323,10 +346,27 @@ def upload_and_break(page, tmp_path):
     before = text(page)
     upload(page, good)
     changed(page, before)
-    assert control(page, "Photo").locator("option:checked").inner_text() == "mine.png"
+    assert control(page, "Photo").locator("option:checked").inner_text() == good.name
     upload(page, broken)
     page.locator(".gscam-error").filter(has_text="broken.png cannot be read").wait_for()
     shot(page, "broken_file", f"A broken upload is refused in place; {WEIGHTS}.")
+    good.rename(tmp_path / f"{HARM}.png")
+    upload(page, tmp_path / f"{HARM}.png")
+    listed = control(page, "Photo").locator("option").filter(has_text=HARM)
+    listed.wait_for(state="attached")
+    harmless(page, HARM + ".png")
+    control(page, "Prompts").fill(HARM)
+    control(page, "Prompts").press("Enter")
+    page.locator(STATE).filter(has_text=f"“{HARM}”").wait_for()
+    settle(page)
+    harmless(page, HARM + ".png")
+
+
+def harmless(page, name):
+    """A photo's name and a prompt that would be code elsewhere are text."""
+    assert control(page, "Photo").locator("option:checked").inner_text() == name
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.harm") is None
 
 
 def cancel(page):
@@ -340,10 +380,16 @@ def cancel(page):
     assert button.is_disabled()
 
 
-def test_composer(lab, page):
-    opened(lab, page, "composer")
-    answered(page)
-    settle(page)
+def test_composer(server, browser):
+    with new_page(browser) as page:
+        opened(server, page, "composer")
+        answered(page)
+        settle(page)
+        composing(page)
+        closed(server, page)
+
+
+def composing(page):
     before, seen = text(page), picture(page)
     shares = page.locator(".gscam-bars span").all_inner_texts()
     assert "iPod" in shares
@@ -354,7 +400,6 @@ def test_composer(lab, page):
     changed(page, before)
     assert picture(page) != seen
     nameless(page)
-    closed(lab, page)
 
 
 # ---------------------------------------------------------------- for a long time
@@ -362,7 +407,7 @@ def test_composer(lab, page):
 
 def test_soak(lab, notebook, capsys):
     """Many random interactions; GSCAM_SOAK=1000 makes it the long one."""
-    page, chance = notebook, random.Random(0)
+    page, chance, parts = notebook, random.Random(0), 10 if INTERACTIONS >= 100 else 2
     kernel = next(k["id"] for k in page.request.get(f"{lab.url}/api/kernels").json())
     process = next(
         child
@@ -380,14 +425,14 @@ def test_soak(lab, notebook, capsys):
         page.wait_for_timeout(chance.choice([10, 100, 400]))
         if i % 10 == 9:
             settle(page)
-        if 10 * (i + 1) // INTERACTIONS > 10 * i // INTERACTIONS:  # a tenth is done
+        if parts * (i + 1) // INTERACTIONS > parts * i // INTERACTIONS:  # a part is done
             used.append(_held(page, process))
     growth = [round(u - used[0]) for u in used]
     run_cell(page, 1)
     page.get_by_text("last error: None").wait_for()
     with capsys.disabled():
         print(
-            f"\nsoak: {INTERACTIONS} interactions, MB after each tenth: {growth}, kernel "
+            f"\nsoak: {INTERACTIONS} interactions, MB after each part: {growth}, kernel "
             f"{process.status()}"
         )
     assert growth[-1] < 50
@@ -511,14 +556,19 @@ def narrow(page):
         control(page, "Channels k").bounding_box(),
     ]
     assert places[0]["y"] < places[1]["y"] < 844
+    in_both_schemes(page)
+
+
+def in_both_schemes(page):
+    """Letters stand out from the paper that is seen behind them, dark where dark is asked for."""
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        ink, paper = page.locator(STATE).evaluate(
-            "e => [getComputedStyle(e).color, getComputedStyle(document.body).backgroundColor]"
-        )
-        shades = [sum(map(float, re.findall(r"[\d.]+", color)[:3])) for color in (ink, paper)]
-        assert (shades[0] > shades[1]) == (scheme == "dark")
-        assert abs(shades[0] - shades[1]) > 400
+        drawn = Image.open(io.BytesIO(page.locator(STATE).first.screenshot())).convert("L")
+        grey = np.asarray(drawn, float)
+        paper = np.median(grey)
+        assert (paper < 128) == (scheme == "dark")
+        assert np.abs(grey - paper).max() > 150
+    page.emulate_media(color_scheme="light")
 
 
 def compare(page, trace, prompt):
@@ -532,6 +582,21 @@ def compare(page, trace, prompt):
     assert worst <= 2
     assert tuple(page.evaluate("window.explorer.box")) == gs.heatmap_to_box(heat)
     return worst
+
+
+def test_names_in_a_page_are_text(resnet, photo, browser, tmp_path):
+    explorer = explore(resnet, {f"</script><b>{HARM}": photo}, prompts=f"a cup; {HARM}")
+    assert explorer.wait(120)
+    path = explorer.export_html(tmp_path / "page.html")
+    explorer.close()
+    with new_page(browser) as page:
+        page.goto(path.as_uri())
+        page.wait_for_function("() => window.explorer")
+        control(page, "Prompt").select_option(index=1)
+        page.locator(STATE).filter(has_text=f"“{HARM}”").wait_for()
+        assert page.locator("h1").inner_text() == f"</script><b>{HARM}"
+        assert page.locator(".gscam-explorer :is(img, b b, script)").count() == 0
+        assert page.evaluate("window.harm") is None
 
 
 # ---------------------------------------------------------------- the app
@@ -548,13 +613,17 @@ def test_three_visitors(browser, tmp_path, capsys):
         for page in pages:
             page.set_default_timeout(PATIENCE)
             page.goto(
-                f"{url}/?prompt=cow;bowl&photo=multi:%20cow,%20suitcase,%20bowl",
+                f"{url}/?prompt=cow;bowl&photo=multi:%20cow,%20suitcase,%20bowl&method=gradcam"
+                "&k=40&k=3",
                 wait_until="commit",
             )
         for page in pages:
             page.locator(STATE).filter(has_text="logit").first.wait_for()
             assert control(page, "Prompts").input_value() == "cow;bowl"
+            assert control(page, "Method").locator("option:checked").inner_text() == "Grad-CAM"
+            assert control(page, "Channels k").get_attribute("aria-valuetext") == "40 of 1024"
             assert page.get_by_label("Folder").count() == 0
+            control(page, "Method").select_option(label="gScoreCAM")
         prompts = ["cow", "zebra", "a pizza"]
         for page, prompt in zip(pages, prompts, strict=True):
             field = control(page, "Prompts")
@@ -564,6 +633,7 @@ def test_three_visitors(browser, tmp_path, capsys):
             page.locator(STATE).filter(has_text=f"“{prompt}”").first.wait_for()
         assert [p in text(page) for page, p in zip(pages, prompts, strict=True)] == [True] * 3
         nameless(pages[0])
+        in_both_schemes(pages[0])
         shot(pages[0], "app", f"The app, one of three visitors; {WEIGHTS}.")
         with capsys.disabled():
             print("\n" + memory(process.pid))
