@@ -327,7 +327,7 @@ function mount(root, host) {
         make("b", { class: value < 0 ? "gscam-against" : "gscam-for",
           style: `--share:${Math.round(60 * Math.abs(value) / most)}%` }, word),
         make("small", {}, signed(value))));
-      panels[i].words.hidden = !table.length;
+      panels[i].words.hidden = table.length < 2;  // one word says no more than the logit
       panels[i].words.setAttribute("aria-label", "What each word adds to the logit");
       panels[i].words.replaceChildren(make("small", {}, "each word adds"), ...spoken);
     });
