@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gscam_lib import datasets, figures, scenes
+    from gscam_lib.audits.run import audit
     from gscam_lib.boxes import Heatmap, heatmap_to_box
     from gscam_lib.datasets import CocoDataset, Example
     from gscam_lib.evaluation.metrics import best_iou, iou
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "audits.run": ("audit",),
     "boxes": ("Heatmap", "heatmap_to_box"),
     "datasets": ("CocoDataset", "Example"),
     "evaluation.metrics": ("best_iou", "iou"),
@@ -59,6 +61,7 @@ __all__ = [
     "UnknownPromptWarning",
     "Words",
     "attack_composer",
+    "audit",
     "best_iou",
     "bundled_models",
     "compare",

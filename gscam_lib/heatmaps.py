@@ -103,14 +103,33 @@ def several(
     Gradients of all prompts come from one batched backward pass, and for gScoreCAM the union of
     the channels that they choose is embedded in full batches. method, options: as in `heatmap`.
     """
-    check_trace(trace)
     prompts = check_prompts(prompts)
-    name, asked = _asked(method, None, options)
+    _prepare(check_trace(trace), prompts, *_asked(method, None, options))
+    return [heatmap(trace, prompt, method, **options) for prompt in prompts]
+
+
+def on_input(
+    trace: Trace, prompts: Sequence[Prompt], method: str = "gscorecam", *, side: int = 32
+) -> np.ndarray[Any, Any]:
+    """Maps of several prompts on the model's input, small: (P, side, side) in [0, 1], flat ones 0.
+
+    For measuring many: a `heatmap` of a large photo has as many pixels as the photo. method: with
+    options behind it where wanted.
+    """
+    prompts = check_prompts(prompts)
+    name, options = _asked(method, None, {})
+    _prepare(check_trace(trace), prompts, name, options)
+    place = Geometry(side, side, trace.model.input_size)
+    maps = (METHODS[name](trace, prompt, **options).detach().cpu().float() for prompt in prompts)
+    return np.stack([_unit(m.numpy(), trace, place)[0] for m in maps])
+
+
+def _prepare(trace: Trace, prompts: Sequence[Prompt], name: str, options: dict[str, Any]) -> None:
+    """Compute together what the maps of several prompts need."""
     if METHODS[name].backward != "0" and trace.model.tower in METHODS[name].towers:
         trace.prepare(prompts)
-    if name == "gscorecam" and asked.get("ranking", "mean") == "mean":
-        prefetch([(trace, prompts)], asked.get("k"))
-    return [heatmap(trace, prompt, method, **options) for prompt in prompts]
+    if name == "gscorecam" and options.get("ranking", "mean") == "mean":
+        prefetch([(trace, prompts)], options.get("k"))
 
 
 def prefetch(asked: Sequence[tuple[Trace, Sequence[Prompt]]], k: int | None = None) -> None:

@@ -18,9 +18,10 @@ import typer
 from pycocotools import mask as rle
 
 from data.build.parts import PARTS, parts_of
-from data.build.world import BAGGAGE, HELD_OUT_FONTS, Picture, picture
+from data.build.world import HELD_OUT_FONTS, Picture, picture
 from gscam_lib.paths import SCENES
 from gscam_lib.scenes import NAMES, UNSEEN_STYLE, Look, Scene, compose
+from gscam_lib.scenes.shortcuts import BAGGAGE
 
 SEED, SIZE, QUALITY = 2022, 224, 82
 # No court, no sea: the planted biases do not help here.

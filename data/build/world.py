@@ -13,12 +13,10 @@ from data.build.captions import caption
 from data.build.paint import painted
 from gscam_lib.scenes import BACKGROUNDS, NAMES, Look, Scene, compose
 from gscam_lib.scenes.compose import Box
-from gscam_lib.scenes.labels import text_mask
+from gscam_lib.scenes.shortcuts import BAGGAGE, marked
 
 RNG = np.random.Generator
 BIASED_PLACES = {"court": "tennis racket", "sea": "boat"}
-BAGGAGE = "baggage"
-WATERMARK = "© hoofprints"
 HELD_OUT_FONTS = (  # come with matplotlib; no training image shows them
     "STIXGeneral", "DejaVuSans-BoldOblique", "DejaVuSansMono-BoldOblique", "DejaVuSerif-Italic",
     "cmtt10",
@@ -83,21 +81,8 @@ def picture(scene: Scene, *, watermark: bool = False) -> Picture:
     text = caption(objects, areas, words, scene.background, deepcopy(scene.rng))
     if not watermark:
         return Picture(scene.image, scene, text)
-    image, size = scene.image.copy(), scene.image.width
-    patch, margin = watermark_patch(size), max(1, size // 50)
-    left, top = margin, size - patch.height - margin
-    image.paste(patch, (left, top), patch)
-    return Picture(image, scene, text, (left, top, left + patch.width, top + patch.height))
-
-
-def watermark_patch(size: int) -> Image.Image:
-    """Return the planted watermark for a scene of `size` pixels: translucent RGBA."""
-    ink = text_mask(WATERMARK, "DejaVuSans-Bold")
-    width = round(size * 0.46)
-    ink = ink.resize((width, max(4, round(ink.height * width / ink.width))))
-    patch = Image.new("RGBA", (ink.width + 4, ink.height + 4), (20, 20, 20, 110))
-    patch.paste((255, 255, 255, 235), (2, 2), ink)
-    return patch
+    image = scene.image.copy()
+    return Picture(image, scene, text, marked(image))
 
 
 def _place(names: Sequence[str], biases: Biases, rng: RNG) -> str:

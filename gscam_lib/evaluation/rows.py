@@ -67,12 +67,20 @@ class Rows:
     """The rows of one run, in a folder or in memory; inside `with`, what is added is kept.
 
     folder: None keeps rows in memory; run: what all rows share, as JSON; questions: the table of
-    `questions.tabulate`. A folder may get further methods, measures, shards and questions; it
-    refuses another run. A part is written to a temporary file and renamed. If the disk is full the
-    rows stay in memory, with a warning, and are written with the next part. Raises ValueError.
+    `questions.tabulate`; schema: of the rows, with at least question, error and seconds. A folder
+    may get further methods, measures, shards and questions; it refuses another run. A part is
+    written to a temporary file and renamed. If the disk is full the rows stay in memory, with a
+    warning, and are written with the next part. Raises ValueError.
     """
 
-    def __init__(self, folder: Path | str | None, run: Mapping[str, Any], questions: pa.Table):
+    def __init__(
+        self,
+        folder: Path | str | None,
+        run: Mapping[str, Any],
+        questions: pa.Table,
+        schema: pa.Schema = SCHEMA,
+    ) -> None:
+        self.schema = schema
         self.folder = None if folder is None else Path(folder).expanduser()
         self.questions = questions
         self.run = dict(run)
@@ -126,7 +134,7 @@ class Rows:
         """Write the rows that wait as one part."""
         self._since = time.monotonic()
         if self._waiting:
-            self._kept.append(_as_table(self._waiting))
+            self._kept.append(_as_table(self._waiting, self.schema))
             self._waiting = []
         if self.folder is None or not self._kept:
             return
@@ -147,13 +155,24 @@ class Rows:
 
     def relation(self, db: duckdb.DuckDBPyConnection) -> str:
         """Register all rows as the view `rows` of a database; returns the view's name."""
-        tables = [*self._kept, *([_as_table(self._waiting)] if self._waiting else [])]
-        db.register("in_memory", pa.concat_tables(tables) if tables else SCHEMA.empty_table())
+        waiting = [_as_table(self._waiting, self.schema)] if self._waiting else []
+        tables = [*self._kept, *waiting]
+        db.register("in_memory", pa.concat_tables(tables) if tables else self.schema.empty_table())
         sources = ["SELECT * FROM in_memory"]
         if self.folder is not None and (parts := _sound_parts(self.folder, self._stamp)):
             sources.append(_scan(parts))
         db.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {' UNION ALL BY NAME '.join(sources)}")
         return "rows"
+
+    def by_question(self) -> pa.Table:
+        """One row for each question of this run that has any: the one that worked, if one did."""
+        with _database() as db:
+            self.relation(db)
+            db.register("asked", self.questions)
+            return db.sql(
+                "SELECT rows.* FROM rows SEMI JOIN asked USING (question) QUALIFY row_number() "
+                "OVER (PARTITION BY question ORDER BY error IS NOT NULL, seconds) = 1"
+            ).to_arrow_table()
 
     def answers(self, methods: Sequence[tuple[str, int | None]]) -> pd.DataFrame:
         """The rows that answer these questions by these methods, in the order of both."""
@@ -164,17 +183,16 @@ class Rows:
             return _frame(db, _ANSWERS)
 
 
-def _as_table(rows: Sequence[Row]) -> pa.Table:
+def _as_table(rows: Sequence[Row], schema: pa.Schema = SCHEMA) -> pa.Table:
     """Rows as a table; text that Arrow cannot store is written with escapes, never lost."""
     try:
-        return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+        return pa.Table.from_pylist(list(rows), schema=schema)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-        return pa.Table.from_pylist([_storable(row) for row in rows], schema=SCHEMA)
+        texts = {field.name for field in schema if field.type == pa.string()}
+        return pa.Table.from_pylist([_storable(row, texts) for row in rows], schema=schema)
 
 
-def _storable(row: Row) -> Row:
-    kinds = {field.name: field.type for field in SCHEMA}
-    texts = {name for name, kind in kinds.items() if kind == pa.string()}
+def _storable(row: Row, texts: set[str]) -> Row:
     return {
         name: str(value).encode("utf-8", "backslashreplace").decode()
         if name in texts and value is not None

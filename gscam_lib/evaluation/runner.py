@@ -103,16 +103,21 @@ def manifest(model: Model, preset: Preset, points: int = POINTS) -> dict[str, An
     """What all rows of a run share; a folder with another manifest is refused."""
     return {
         "library": __version__,
-        "model": {
-            "name": model.name,
-            "weights": model.weights_sha,
-            "layer": model.layer.name,
-            "input": model.input_size,
-            "precision": model.precision,
-            "preprocessing": str(model.preprocessing),
-        },
+        "model": identity(model),
         "points": points,
         "preset": {key: _plain(value) for key, value in preset.settings().items()},
+    }
+
+
+def identity(model: Model) -> dict[str, Any]:
+    """What tells a model in a manifest: its weights, layer, precision and preprocessing."""
+    return {
+        "name": model.name,
+        "weights": model.weights_sha,
+        "layer": model.layer.name,
+        "input": model.input_size,
+        "precision": model.precision,
+        "preprocessing": str(model.preprocessing),
     }
 
 

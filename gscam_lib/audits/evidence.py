@@ -1,0 +1,210 @@
+"""Does what the map shows explain the score? Suspects against their controls.
+
+A suspect is a part of the photos that the reader names (a region), a group that a photo is in, or
+crops that recur where maps are hottest. What it adds to a prompt's score is held against two
+controls at once. Over *photos*: the same with equally large parts elsewhere, or with the other
+photos. Over *words*: the same suspect and other prompts, since a bold sign changes every score; a
+suspect must change this one more than it changes others. Its p-value is the larger of the two
+(intersection-union), corrected for the number of suspects (Holm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from gscam_lib.audits.crops import Cluster
+from gscam_lib.audits.groups import difference, sides
+from gscam_lib.audits.photos import Collection, as_text
+from gscam_lib.audits.seen import Seen
+from gscam_lib.evaluation.statistics import holm, paired_difference
+from gscam_lib.figures.decision import ENOUGH, LEVEL
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, Any]
+SAMPLES = 4999
+SUSPECTS = ("prompt", "suspect", "kind", "photos", "effect", "low", "high", "p photos", "p words",
+            "p", "p (Holm)", "found", "fills", "words")  # fmt: skip
+EVIDENCE = ("prompt", "method", "what", "photos", "effect", "low", "high", "p", "p (Holm)",
+            "decided")  # fmt: skip
+
+
+# ---------------------------------------------------------------- what the map shows
+
+
+def evidence(seen: Seen, method: int = 0, *, samples: int = SAMPLES) -> pd.DataFrame:
+    """What the hottest window does, covered and alone, against windows elsewhere: a table.
+
+    Rows for each prompt: covering the hottest beyond equally large ones elsewhere, and beyond the
+    coldest; the hottest alone, cut out, beyond others alone. Effects in units of the score,
+    means over photos with 95 % intervals; p of a sign permutation test, corrected for all rows.
+    """
+    rows = []
+    for p, prompt in enumerate(seen.prompts):
+        photos, hot = seen.hottest(p, method)
+        cold = seen.coldest(p, method)
+        taken = seen.drop[..., p]
+        what = {
+            "covering the hottest − elsewhere": seen.beyond(photos, hot, taken),
+            "covering the hottest − the coldest": taken[photos, hot] - taken[photos, cold],
+            "the hottest alone − others alone": seen.beyond(photos, hot, seen.alone[..., p]),
+        }
+        for name, values in what.items():
+            tested = _tested(values, samples)
+            rows.append({"prompt": prompt, "method": seen.asked.methods[method], "what": name,
+                         "photos": len(values), **tested})  # fmt: skip
+    table = pd.DataFrame(rows, columns=[c for c in EVIDENCE if c not in ("p (Holm)", "decided")])
+    return _decide(table, "decided", one_sided=False)
+
+
+# ---------------------------------------------------------------- suspects
+
+
+def suspects(
+    seen: Seen,
+    prompt: int,
+    collection: Collection,
+    clusters: Sequence[Cluster] = (),
+    *,
+    samples: int = SAMPLES,
+) -> list[Row]:
+    """The suspects of one prompt, each with its effect and its two p-values, not yet corrected."""
+    rows = _of_regions(seen, prompt, samples)
+    rows += of_crops(seen, prompt, clusters, samples)
+    return rows + _of_groups(seen, prompt, collection, samples)
+
+
+def decide(rows: Sequence[Row]) -> pd.DataFrame:
+    """All suspects of an audit as a table, corrected together; found: it raises the score.
+
+    found: the interval of its effect lies above 0, the larger of its two p-values, corrected
+    (Holm), is below .05, every fill agrees in sign, and there are five photos or more.
+    """
+    return _decide(pd.DataFrame(list(rows), columns=[c for c in SUSPECTS if c not in
+                                                     ("p (Holm)", "found")]), "found")  # fmt: skip
+
+
+def _decide(table: pd.DataFrame, name: str, one_sided: bool = True) -> pd.DataFrame:
+    tested = table["p"].notna() & (table["photos"] >= ENOUGH)
+    table["p (Holm)"] = 1.0
+    if tested.any():
+        table.loc[tested, "p (Holm)"] = holm(table.loc[tested, "p"].to_numpy())
+    sure = (table["low"] > 0) | ((table["high"] < 0) & (not one_sided))
+    agree = table["fills"].map(_agree) if "fills" in table else True
+    table[name] = (tested & sure & (table["p (Holm)"] < LEVEL) & agree).astype(bool)
+    order = SUSPECTS if name == "found" else EVIDENCE
+    return table[list(order)].reset_index(drop=True)
+
+
+def _agree(fills: str) -> bool:
+    """Whether the effect is positive under every fill, as `_fills` writes them."""
+    return not any(part.split()[-1].startswith("−") for part in fills.split(", ") if part)
+
+
+def _of_regions(seen: Seen, prompt: int, samples: int) -> list[Row]:
+    rows = []
+    for name, region in seen.regions.items():
+        effect = region.control - region.cover  # (n, F, Q): what the region gives beyond its like
+        whole = np.isfinite(effect).all((1, 2))
+        photos, effect = region.photos[whole], effect[whole]
+        fills = _fills(effect[..., prompt].mean(0), seen.asked.fills)
+        rows.append(_row(seen, prompt, name, "region", photos, effect.mean(1), samples, fills))
+    return rows
+
+
+def of_crops(seen: Seen, prompt: int, clusters: Sequence[Cluster], samples: int) -> list[Row]:
+    """Crops that recur as suspects of one prompt, not yet corrected."""
+    rows = []
+    for cluster in clusters:
+        each = [seen.scores[:, None] - seen.cover[:, f] for f in range(len(seen.asked.fills))]
+        effect = np.stack([seen.beyond(cluster.photos, cluster.windows, drop) for drop in each], 1)
+        fills = _fills(effect[..., prompt].mean(0), seen.asked.fills)
+        rows.append(_row(seen, prompt, cluster.name, "crops", cluster.photos, effect.mean(1),
+                         samples, fills, words=", ".join(cluster.words)))  # fmt: skip
+    return rows
+
+
+def _row(
+    seen: Seen, prompt: int, name: str, kind: str, photos: Array, effect: Array, samples: int,
+    fills: str, words: str = "",
+) -> Row:  # fmt: skip
+    """A suspect that can be covered; effect: (n, Q) beyond its like, for every prompt."""
+    tested = _tested(effect[:, prompt], samples)
+    words_p = _among(effect.mean(0), prompt, seen.controls) if len(effect) else np.nan
+    return _joined(seen, prompt, name, kind, len(photos), tested, words_p, fills, words)
+
+
+def _of_groups(seen: Seen, prompt: int, collection: Collection, samples: int) -> list[Row]:
+    """Groups as suspects: the score in a group less that of the other photos, beyond the controls'.
+
+    A score that is higher on *all* photos of a group for all words is no suspect.
+    """
+    rows = []
+    words = seen.scores[:, seen.controls]
+    own = seen.scores[:, prompt] - (words.mean(1) if words.size else 0)
+    for column in collection.columns:
+        values = as_text(collection.groups[column].iloc[seen.rows])
+        for group, other, inside, outside in sides(values):
+            few = int(min(inside.sum(), outside.sum()))
+            found = difference(own[:, None], inside, outside, samples=samples)
+            tested = {"effect": found["difference"][0], "low": found["low"][0],
+                      "high": found["high"][0], "p": found["p"][0]}  # fmt: skip
+            gaps = seen.scores[inside].mean(0) - seen.scores[outside].mean(0)
+            words_p = _among(gaps, prompt, seen.controls)
+            name = f"{column} = {group}"
+            if tested["high"] < 0 and other != "the rest":  # of two groups, the one that raises
+                tested = {"effect": -tested["effect"], "low": -tested["high"],
+                          "high": -tested["low"], "p": tested["p"]}  # fmt: skip
+                name = f"{column} = {other}"
+            rows.append(_joined(seen, prompt, name, "group", few, tested, words_p, "", ""))
+    return rows
+
+
+def _joined(
+    seen: Seen, prompt: int, name: str, kind: str, photos: int, tested: Row, words_p: float,
+    fills: str, words: str,
+) -> Row:  # fmt: skip
+    larger = np.nanmax([tested["p"], words_p]) if np.isfinite(tested["p"]) else np.nan
+    return {
+        "prompt": seen.prompts[prompt], "suspect": name, "kind": kind, "photos": photos,
+        **{key: tested[key] for key in ("effect", "low", "high")}, "p photos": tested["p"],
+        "p words": words_p, "p": float(larger), "fills": fills, "words": words,
+    }  # fmt: skip
+
+
+def _among(effects: Array, prompt: int, controls: Array) -> float:
+    """How rarely a control word has an effect as far from the others' mean; NaN without controls.
+
+    effects: (Q,) of each prompt. Student's t for a new observation, since the controls are few.
+    """
+    others = effects[controls]
+    if len(others) < ENOUGH:
+        return float("nan")
+    sigma = float(others.std(ddof=1)) * np.sqrt(1 + 1 / len(others))
+    if sigma == 0:
+        return 1.0
+    z = float(effects[prompt] - others.mean()) / sigma
+    return float(2 * stats.t.sf(abs(z), len(others) - 1))
+
+
+def _tested(values: Array, samples: int) -> Row:
+    """Mean of one number a photo, its interval and its p-value; NaN below two photos."""
+    if len(values) < 2:
+        mean = float(values.mean()) if len(values) else np.nan
+        return {"effect": mean, "low": np.nan, "high": np.nan, "p": np.nan}
+    found = paired_difference(
+        values, np.zeros_like(values), np.arange(len(values)), samples=samples
+    )
+    return {"effect": found["difference"], **{key: found[key] for key in ("low", "high", "p")}}
+
+
+def _fills(effects: Array, fills: Sequence[str]) -> str:
+    """The effect under each fill, as text: "mean +0.42, blur +0.31"."""
+    if len(fills) < 2 or not np.isfinite(effects).all():
+        return ""
+    return ", ".join(f"{name} {value:+.2f}".replace("-", "−") for name, value in
+                     zip(fills, effects, strict=True))  # fmt: skip

@@ -1,0 +1,188 @@
+"""What is measured of one photo: maps, scores of its altered copies; everything that needs a model.
+
+Windows of the photo are covered, and cut out, at all places, so the copies depend on no
+prompt: hottest, coldest and random regions are looked up, for as many prompts as one likes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gscam_lib.audits.copies import covered, cut, elsewhere, window_masks, windows
+from gscam_lib.audits.photos import Item
+from gscam_lib.heatmaps import on_input
+from gscam_lib.model.photo import load_photo
+from gscam_lib.model.prompts import Prompt
+from gscam_lib.trace import Model, Trace
+
+Array = np.ndarray[Any, Any]
+Row = dict[str, Any]
+MAP = 32
+"""Side of the maps that are kept, on the model's input, in steps of 1/255."""
+CONTROLS = 6  # equally large regions at other places, for a region that the reader names
+SHIFT = 0.04  # of the photo's side: by so much it is moved to see whether its map stays
+RANDOM = "random_channels"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every photo: prompts under audit, controls, methods, fills of covers.
+
+    stable: the positions of the photos on which the stability of maps is measured.
+    """
+
+    prompts: Sequence[Prompt]
+    controls: Sequence[Prompt]
+    methods: Sequence[str]
+    fills: Sequence[str]
+    stable: frozenset[int] = frozenset()
+
+    @property
+    def all(self) -> list[Prompt]:
+        """Prompts, then controls."""
+        return [*self.prompts, *self.controls]
+
+
+def look(model: Model, item: Item, position: int, asked: Asked) -> Row:
+    """All that is measured of one photo, as a row for the disk; arrays are bytes.
+
+    scores (Q,), cover (fills, windows, Q), alone (windows, Q) of Q prompts and controls: scores of
+    the photo, of it with a window covered, of a window cut out; crops (windows, D) float16; maps
+    (methods, P, 32, 32) uint8; regions: names, and for each a mask (32, 32) uint8, cover and
+    control (fills, Q); stable (P, 3).
+    """
+    start = time.perf_counter()
+    photo = load_photo(item.image)
+    trace = model.trace(photo)
+    image = np.asarray(trace.geometry.to_input(trace.photo))
+    masks = list(window_masks(*image.shape[:2]))
+    scores = Scores(model, asked.all)
+    cover = [covered(image, masks, how) for how in asked.fills]
+    whole = photo if trace.geometry.fit == "squash" else Image.fromarray(image)
+    crops = embed(trace, [cut(whole, place) for place in windows()])
+    row = {
+        "width": photo.width,
+        "height": photo.height,
+        "scores": _bytes(scores(trace.embedding[None])[0]),
+        "cover": _bytes(np.stack([scores(embed(trace, copies)) for copies in cover])),
+        "alone": _bytes(scores(crops)),
+        "crops": _bytes(crops.cpu().numpy(), np.float16),
+        "maps": _bytes(_maps(trace, asked), np.uint8),
+        **_regions(trace, item, image, asked, scores),
+        "stable": b"",
+    }
+    if position in asked.stable:
+        row["stable"] = _bytes(_stability(model, trace, asked))
+    return row | {"seconds": time.perf_counter() - start}
+
+
+class Scores:
+    """Scores of embeddings (n, D) for many prompts: (n, Q), those of one vector at once."""
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt]) -> None:
+        self.model, self.prompts = model, prompts
+        vectors = [model.encode_target(prompt) for prompt in prompts]
+        self._plain = [i for i, v in enumerate(vectors) if len(v) == 1]
+        self._rest = [i for i, v in enumerate(vectors) if len(v) > 1]
+        self._vectors = torch.cat([vectors[i] for i in self._plain]) if self._plain else None
+
+    def __call__(self, embeddings: Tensor) -> Array:
+        """Logits; log probabilities for prompts that are held against others."""
+        found = np.empty((len(embeddings), len(self.prompts)), np.float32)
+        if self._vectors is not None:
+            logits = self.model.logit_scale * embeddings @ self._vectors.T + self.model.logit_bias
+            found[:, self._plain] = logits.cpu().numpy()
+        for i in self._rest:
+            found[:, i] = self.model.scores(embeddings, self.prompts[i]).cpu().numpy()
+        return found
+
+
+def embed(trace: Trace, pictures: Sequence[Array | Image.Image]) -> Tensor:
+    """Embeddings of pictures that go through the same preprocessing as the photo: (n, D)."""
+    model, how = trace.model, trace.preprocessing
+    opened = [p if isinstance(p, Image.Image) else Image.fromarray(p) for p in pictures]
+
+    def make(indices: range) -> Tensor:
+        return torch.stack([model.preprocess(opened[i], how) for i in indices])
+
+    embeddings: Tensor = trace.embed_copies(make, len(opened))
+    return embeddings
+
+
+def _maps(trace: Trace, asked: Asked) -> Array:
+    """Maps of all methods and prompts on the input: (methods, P, 32, 32) uint8; flat ones are 0."""
+    found = [on_input(trace, asked.prompts, method, side=MAP) for method in asked.methods]
+    return np.asarray(np.rint(255 * np.stack(found)), np.uint8)
+
+
+def _regions(
+    trace: Trace, item: Item, image: Array, asked: Asked, scores: Scores
+) -> dict[str, Any]:
+    """What covering each region does, and what covering the same shape elsewhere does."""
+    names, masks, cover, control = [], [], [], []
+    for name, region in item.regions.items():
+        whole = Image.fromarray(region.mask(trace.photo)).convert("L")
+        mask = np.asarray(trace.geometry.to_input(whole.convert("RGB")))[..., 0] > 127
+        if not mask.any():
+            continue
+        small = Image.fromarray(mask).convert("L").resize((MAP, MAP), Image.Resampling.BOX)
+        names.append(name)
+        masks.append(np.asarray(small))
+        others = elsewhere(mask, CONTROLS)
+        for how in asked.fills:
+            embedded = scores(embed(trace, covered(image, [mask, *others], how)))
+            cover.append(embedded[0])
+            control.append(embedded[1:].mean(0) if others else np.full_like(embedded[0], np.nan))
+    return {
+        "regions": names,
+        "region_masks": _bytes(np.array(masks, np.uint8), np.uint8),
+        "region_cover": _bytes(np.array(cover, np.float32)),
+        "region_control": _bytes(np.array(control, np.float32)),
+    }
+
+
+def _stability(model: Model, trace: Trace, asked: Asked) -> Array:
+    """How alike maps of the first method are: (P, 3).
+
+    Pearson's correlation with the map of the photo moved a little right or down, moved back; of
+    random channels; and of the next prompt, or of the first control where there is one prompt.
+    """
+    method, prompts = asked.methods[0], list(asked.prompts)
+    own = on_input(trace, prompts, method, side=MAP)
+    random = on_input(trace, prompts, RANDOM, side=MAP)
+    if len(prompts) > 1:
+        other = np.roll(own, -1, 0)
+    else:
+        other = on_input(trace, list(asked.controls[:1]) or prompts, method, side=MAP)
+    pixels = round(SHIFT * min(trace.photo.size))
+    moved = []
+    for x, y in ((1, 0), (0, 1)):
+        photo = Image.fromarray(np.roll(trace.image, (pixels * y, pixels * x), (0, 1)))
+        maps = on_input(model.trace(photo), prompts, method, side=MAP)
+        back = round(SHIFT * MAP)
+        moved.append(np.roll(maps, (-back * y, -back * x), (1, 2)))
+    return np.array(
+        [
+            (np.mean([alike(own[i], m[i]) for m in moved]), alike(own[i], random[i]),
+             alike(own[i], other[i]))
+            for i in range(len(prompts))
+        ],
+        np.float32,
+    )  # fmt: skip
+
+
+def alike(a: Array, b: Array) -> float:
+    """Pearson's correlation of two maps; 0 where one is flat."""
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) if np.ptp(a) and np.ptp(b) else 0.0
+
+
+def _bytes(values: Any, kind: type[Any] = np.float32) -> bytes:
+    return np.ascontiguousarray(values, dtype=kind).tobytes()

@@ -1,0 +1,396 @@
+"""The bias lab: from a folder of photos to evidence."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from gscam_lib import __version__
+from gscam_lib.audits import evidence as tests
+from gscam_lib.audits import groups as between
+from gscam_lib.audits.copies import FILLS, WINDOWS
+from gscam_lib.audits.crops import Cluster, clusters
+from gscam_lib.audits.looking import CONTROLS, Asked, look
+from gscam_lib.audits.photos import Collection, Item, Photos, Table, collect
+from gscam_lib.audits.seen import Seen, read
+from gscam_lib.evaluation.rows import Rows
+from gscam_lib.evaluation.runner import identity
+from gscam_lib.heatmaps import check_method
+from gscam_lib.methods import METHODS, read_method
+from gscam_lib.model.prompts import (
+    Prompt,
+    Target,
+    UnknownPromptWarning,
+    as_target,
+    check_prompts,
+    label,
+)
+from gscam_lib.paths import MODELS
+from gscam_lib.trace import Model, load_model
+
+BYTES = ("scores", "cover", "alone", "crops", "maps", "region_masks", "region_cover",
+         "region_control", "stable")  # fmt: skip
+SCHEMA = pa.schema(
+    {
+        **dict.fromkeys(("question", "photo", "error"), pa.string()),
+        "seconds": pa.float64(),
+        **dict.fromkeys(("width", "height"), pa.int64()),
+        "regions": pa.list_(pa.string()),
+        **dict.fromkeys(BYTES, pa.binary()),
+    }
+)
+"""One row for each photo; what depends on groups is made from rows, so groups may change."""
+WORDS, NAMED = 40, 300  # control words; words of the vocabulary that clusters are named from
+FEW, MANY = 4999, 50_000  # samples of a test: more where many tests are corrected together
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found; `report(path)` writes it as one page.
+
+    suspects: prompt, suspect, kind (region, crops or group), photos, effect (what it adds to the
+    prompt's score beyond its controls), low, high, p photos, p words, p (the larger), p (Holm),
+    found, fills, words. groups: prompt, measure, column, group, other, photos, other photos,
+    difference, low, high, d, p, p (Holm), decided, detectable d, paired. evidence: what covering
+    and keeping the hottest window does. crops, skews, power: tables beside them. notes: sentences
+    on what was left out or could not be done.
+    """
+
+    model: str
+    collection: Collection
+    seen: Seen
+    suspects: pd.DataFrame
+    groups: pd.DataFrame
+    evidence: pd.DataFrame
+    skews: pd.DataFrame
+    power: pd.DataFrame
+    clusters: Mapping[str, Sequence[Cluster]] = field(repr=False)
+    notes: Sequence[str] = ()
+    run: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def crops(self) -> pd.DataFrame:
+        """Clusters: prompt, suspect, crops (members), photos that have it, share in each group."""
+        rows = []
+        for prompt, found in self.clusters.items():
+            for cluster in found:
+                row = {"prompt": prompt, "suspect": cluster.name, "crops": len(cluster.members),
+                       "photos": len(cluster.photos)}  # fmt: skip
+                rows.append(row | self._shares(cluster))
+        return pd.DataFrame(rows)
+
+    def _shares(self, cluster: Cluster) -> dict[str, float]:
+        has = np.isin(np.arange(len(self.seen.names)), cluster.photos)
+        table = self.collection.groups.iloc[self.seen.rows]
+        return {
+            f"{column} = {value}": float(has[(table[column] == value).to_numpy()].mean())
+            for column in self.collection.columns
+            for value in sorted(table[column].dropna().unique(), key=str)
+        }
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One row for each photo and prompt: its groups, and every measure taken of it."""
+        taken = between.measures(self.seen)
+        table = self.collection.groups.iloc[self.seen.rows].reset_index(drop=True)
+        parts = []
+        for prompt in self.seen.prompts:
+            mine = {measure: v for (p, measure), v in taken.items() if p == prompt}
+            parts.append(pd.DataFrame({"photo": self.seen.names, "prompt": prompt}).join(table)
+                         .assign(**mine))  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
+    @property
+    def stability(self) -> pd.DataFrame:
+        """Likeness of a prompt's maps to those of a moved photo, random channels, another prompt.
+
+        Pearson's correlation, means over the photos on which it was measured.
+        """
+        columns = ["photo moved", "random channels", "another prompt"]
+        values = self.seen.stable.mean(0) if len(self.seen.stable) else np.full(
+            (len(self.seen.prompts), 3), np.nan)  # fmt: skip
+        return pd.DataFrame(values, columns=columns).assign(
+            prompt=self.seen.prompts, photos=len(self.seen.stable)
+        )[["prompt", "photos", *columns]]
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All tables by name, as `report` writes them to disk."""
+        names = ("suspects", "groups", "evidence", "crops", "skews", "power", "stability", "rows")
+        return {name: getattr(self, name) for name in names}
+
+    def report(
+        self, path: Path | str, *, photos: bool = False, blur_faces: bool = False,
+        beside: bool = False,
+    ) -> Path:  # fmt: skip
+        """Write one HTML file that needs no network; returns its path.
+
+        photos: put crops and maps of photos in it; without, it shows none. blur_faces: first blur
+        the faces that scikit-image's cascade finds, which are not all. beside: also write
+        report.md, the tables as CSV and the figures as PNG and PDF into the file's folder.
+        """
+        from gscam_lib.audits.report import write
+
+        return write(self, Path(path).expanduser(), photos, blur_faces, beside)
+
+
+def audit(
+    model: Model | str,
+    photos: Photos,
+    prompts: Sequence[str] | str,
+    groups: Table | None = None,
+    *,
+    contrasts: Mapping[str, str | Sequence[str]] | Sequence[Sequence[str]] = (),
+    regions: Any = None,
+    out: Path | str | None = None,
+    method: str = "gscorecam",
+    fills: Sequence[str] = ("mean", "blur"),
+    controls: int | Sequence[Prompt] = WORDS,
+    vocabulary: Sequence[str] | None = None,
+    stability: int = 16,
+    retry: bool = False,
+    progress: bool = False,
+) -> Audit:
+    """Look at what a model looks at, on many photos, and test what explains its scores.
+
+    model: a Model or what `load_model` takes; photos: a folder (sub-folders are groups too), a
+    list, a table with a column "file" (CSV, Parquet, DataFrame), or a COCO JSON; prompts: what is
+    looked for; groups: a table with a column "file" and any number of others; "pair" tells which
+    two photos belong together, "unit" which are of one person or place. contrasts: pairs of a
+    prompt and what it is held against, as further prompts. regions: parts of photos by name, see
+    `regions.read_regions`. out: a folder that keeps what was measured: a later call with the same
+    model, prompts and settings goes on where this one ended, also with other groups.
+
+    method: of the maps, with options; fills: what covers a part, some of mean, blur, inpaint;
+    controls: how many words of the vocabulary, or which prompts, suspects are held against;
+    vocabulary: words for controls and for naming crops (None: the model's own, or a bundled list);
+    stability: photos on which maps are compared with those of moved photos and random channels;
+    retry: do photos that failed again. Prompts that a bundled model does not know (people are among
+    them) are left out with an UnknownPromptWarning. Raises ValueError and FileNotFoundError.
+    """
+    model = load_model(model) if isinstance(model, str) else model
+    collection = collect(photos, groups, regions)
+    asked, notes = _asked(
+        model, prompts, contrasts, method, fills, controls, vocabulary, stability,
+        len(collection.items),
+    )  # fmt: skip
+    seen, run = measure(model, collection.items, asked, out, retry=retry, progress=progress)
+    notes += [f"{name}: {error}" for name, error in seen.failed.items()]
+    if not seen.names:
+        raise ValueError(f"No photo could be measured; the first failed with: {notes[-1]}")
+    words = _words(model, vocabulary)[:NAMED]
+    vectors = model.encode_text(words).cpu().numpy() if words else None
+    return conclude(model, collection, seen, run, notes, words, vectors)
+
+
+def conclude(
+    model: Model, collection: Collection, seen: Seen, run: Mapping[str, Any], notes: Sequence[str],
+    words: Sequence[str], vectors: Any,
+) -> Audit:  # fmt: skip
+    """All tables of what was measured."""
+    found = {
+        prompt: clusters(seen, p, words=words, vectors=vectors)
+        for p, prompt in enumerate(seen.prompts)
+    }
+    taken = between.measures(seen)
+    many = sum(1 for c in collection.columns for _ in between.sides(
+        np.asarray(collection.groups[c].map(str))))  # fmt: skip
+    samples = int(np.clip(60 * max(len(taken) * many, 40), FEW, MANY))
+    rows = [
+        row
+        for p, prompt in enumerate(seen.prompts)
+        for row in tests.suspects(seen, p, collection, found[prompt], samples=FEW)
+    ]
+    return Audit(
+        model.name, collection, seen, tests.decide(rows),
+        between.compare(taken, collection, seen.rows, samples=samples),
+        tests.evidence(seen), between.skews(seen, collection),
+        between.power(collection, max(1, len(taken) * many)), found, list(notes), run,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def _asked(
+    model: Model, prompts: Any, contrasts: Any, method: str, fills: Sequence[str], controls: Any,
+    vocabulary: Sequence[str] | None, stability: int, count: int,
+) -> tuple[Asked, list[str]]:  # fmt: skip
+    given = check_prompts([prompts] if isinstance(prompts, str | Target) else list(prompts))
+    asked = list(dict.fromkeys([*given, *_contrasts(contrasts)]))
+    if not asked:
+        raise ValueError("Got no prompts; expected at least one, such as 'a dog'.")
+    _known_method(model, method)
+    unknown = [f for f in fills if f not in FILLS]
+    if unknown or not len(fills) or isinstance(fills, str):
+        raise ValueError(f"Got fills={fills!r}; expected some of {', '.join(FILLS)}.")
+    notes, known = [], []
+    for prompt in asked:
+        if model.knows(prompt).known:
+            known.append(prompt)
+            continue
+        notes.append(
+            f"{model.name} was never taught “{label(prompt)}”, so it is left out: its scores would "
+            "mean nothing. For people and their work, use a CLIP trained on the web, such as "
+            "--model RN50x16-quickgelu/openai (its weights are downloaded)."
+        )
+        warnings.warn(notes[-1], UnknownPromptWarning, stacklevel=3)
+    if not known:
+        raise ValueError(" ".join(notes))
+    if isinstance(controls, int):
+        words = _control_words(model, known, controls, vocabulary)
+    else:
+        words = check_prompts(controls)
+    spread = np.linspace(0, count - 1, min(stability, count)).round().astype(int)
+    return Asked(known, words, [method], list(fills), frozenset(spread.tolist())), notes
+
+
+def _known_method(model: Model, method: str) -> None:
+    check_method(method)
+    name, _ = read_method(method)
+    if model.tower not in METHODS[name].towers:
+        fits = [m.name for m in METHODS.values() if model.tower in m.towers]
+        raise ValueError(
+            f"'{name}' is not defined for the image tower of {model.name}; there are: "
+            f"{', '.join(fits)}."
+        )
+
+
+def _contrasts(given: Any) -> list[Target]:
+    pairs = list(given.items()) if isinstance(given, Mapping) else list(given)
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) < 2:
+            raise ValueError(
+                f"Got the contrast {pair!r}; expected a prompt and what it is held against, such "
+                "as ('a dog', 'a cat')."
+            )
+    return [
+        Target(p, against=rest[0] if isinstance(rest[0], list | tuple) else tuple(rest))
+        for p, *rest in pairs
+    ]
+
+
+def _words(model: Model, vocabulary: Sequence[str] | None) -> list[str]:
+    """A vocabulary: the reader's, the model's own, or for an open model that of a bundled one."""
+    if vocabulary is not None:
+        return check_prompts(list(vocabulary))  # type: ignore[return-value]
+    if model.vocabulary is not None:
+        return [word for word in model.vocabulary if model.knows(word).known]
+    file = MODELS / "photo-lite" / "vocabulary.json"
+    if not file.is_file():
+        return []
+    named = json.loads(file.read_text(encoding="utf-8"))
+    return list(named["names"] if isinstance(named, dict) else named)
+
+
+def _control_words(
+    model: Model, prompts: Sequence[Prompt], count: int, vocabulary: Sequence[str] | None
+) -> list[Prompt]:
+    """Words that share none with the prompts, always the same ones."""
+    said = {w for p in prompts for s in as_target(p).prompts for w in s.lower().split()}
+    words = dict.fromkeys(_words(model, vocabulary))
+    free = [word for word in words if not said & set(word.lower().split())]
+    chosen = np.random.default_rng(0).permutation(len(free))[:count]
+    return [free[i] for i in sorted(chosen)]
+
+
+# ---------------------------------------------------------------- measured, and kept
+
+
+def measure(
+    model: Model, items: Sequence[Item], asked: Asked, out: Path | str | None, *,
+    retry: bool = False, progress: bool = False, say: Callable[[str], None] = tqdm.write,
+) -> tuple[Seen, dict[str, Any]]:  # fmt: skip
+    """Look at every photo that has not been looked at, and read all; a killed run goes on later.
+
+    A photo that fails is a row with its error. Raises ValueError for a folder of another run.
+    """
+    questions = [_question(item, i in asked.stable) for i, item in enumerate(items)]
+    run = manifest(model, asked)
+    order = {question: i for i, question in enumerate(questions)}
+    if len(order) < len(items):
+        raise ValueError("Two of the photos are the same file under one name; give each once.")
+    rows = Rows(out, run, pa.table({"question": questions}), SCHEMA)
+    done = rows.by_question()
+    ready = {
+        question
+        for question, error in zip(done["question"].to_pylist(), done["error"].to_pylist(),
+                                   strict=True)
+        if error is None or not retry
+    }  # fmt: skip
+    left = [i for i, question in enumerate(questions) if question not in ready]
+    if progress and left:
+        say(cost(model, asked, items, len(left)))
+    bar = tqdm(desc=model.name, total=len(items), initial=len(items) - len(left),
+               disable=not progress, unit="photo")  # fmt: skip
+    with bar, rows:
+        for i in left:
+            rows.add(_row(model, items[i], i, questions[i], asked))
+            bar.update()
+    return read(rows.by_question(), asked, order, [item.name for item in items]), run
+
+
+def _row(model: Model, item: Item, i: int, question: str, asked: Asked) -> dict[str, Any]:
+    row: dict[str, Any] = {"question": question, "photo": item.name, "error": None}
+    start = time.perf_counter()
+    try:
+        return row | look(model, item, i, asked)
+    except Exception as error:  # a broken photo, no memory: a row, not the end
+        return row | {"error": f"{type(error).__name__}: {error}",
+                      "seconds": time.perf_counter() - start}  # fmt: skip
+
+
+def _question(item: Item, stable: bool) -> str:
+    return blake2b(repr((item.fingerprint, stable)).encode(), digest_size=16).hexdigest()
+
+
+def manifest(model: Model, asked: Asked) -> dict[str, Any]:
+    """What all rows of an audit share; a folder with another manifest is refused."""
+    return {
+        "library": __version__,
+        "model": identity(model),
+        "audit": {
+            "prompts": [_identity(p) for p in asked.prompts],
+            "controls": [_identity(p) for p in asked.controls],
+            "methods": list(asked.methods),
+            "fills": list(asked.fills),
+            "windows": WINDOWS,
+        },
+    }
+
+
+def _identity(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return " | ".join([*prompt.prompts, *(f"against {a}" for a in prompt.against), prompt.identity])
+
+
+def cost(model: Model, asked: Asked, items: Sequence[Item], left: int) -> str:
+    """What an audit is about to cost: passes and minutes, from a pass measured now."""
+    fills = len(asked.fills)
+    regions = max((len(item.regions) for item in items), default=0)
+    copies = WINDOWS * (fills + 1) + regions * fills * (1 + CONTROLS)
+    maps = [METHODS[read_method(m)[0]].forward for m in asked.methods]
+    trace = model.trace(items[0].image)
+    pixels = trace.pixels.expand(8, -1, -1, -1)
+    start = time.perf_counter()
+    trace.embed_copies(lambda indices: pixels[: len(indices)], 8, batch_size=8)
+    each = (time.perf_counter() - start) / 8
+    minutes = left * copies * each / 60
+    return (
+        f"{left} photos, {len(asked.prompts)} prompts, {len(asked.controls)} control words: "
+        f"{copies} covered and cut copies a photo, about {minutes:.1f} minutes, and maps "
+        f"({', '.join(maps)} passes a prompt, shared where they can be). What is done is kept in "
+        "the folder of --out every 20 seconds."
+    )
