@@ -4,7 +4,8 @@
 # isort: off
 from gscam_lib.cli import heatmap
 from gscam_lib.cli import evaluation
+from gscam_lib.cli import audit
 from gscam_lib.cli import about
 from gscam_lib.cli.common import app
 
-__all__ = ["about", "app", "evaluation", "heatmap"]
+__all__ = ["about", "app", "audit", "evaluation", "heatmap"]

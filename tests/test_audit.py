@@ -1,0 +1,393 @@
+"""audits/: planted shortcuts are found and others not; wrong tables; resumed runs; the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from chromium import launched
+from PIL import Image
+from typer.testing import CliRunner
+
+import gscam_lib as gs
+from gscam_lib.audits import copies, evidence, groups, regions
+from gscam_lib.audits.photos import Collection, collect
+from gscam_lib.audits.run import _asked
+from gscam_lib.cli import app
+from gscam_lib.evaluation.statistics import holm
+from gscam_lib.scenes import shortcuts
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = {"method": "gradcam", "fills": ["mean"], "stability": 2}
+LISTED = json.loads((ROOT / "data/scenes/biases/instances.json").read_text())
+MARKS = {i["file_name"]: i["watermark"] for i in LISTED["images"] if i["watermark"]}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return gs.load_model("mini-rn")
+
+
+@pytest.fixture(scope="module")
+def horses(model):
+    """24 scenes in pairs, with the watermark and without, audited for two names."""
+    pairs = [p for p in gs.scenes.pairs("biases") if p.asked == "horse"][::3][:12]
+    files = [f for p in pairs for f in (p.with_cue, p.without_cue)]
+    table = pd.DataFrame(
+        {"file": [f.name for f in files], "mark": ["yes", "no"] * 12,
+         "half": np.random.default_rng(1).permutation(["a", "b"] * 12),
+         "<script>alert(1)</script>": ["x & y", "<i>z</i>"] * 12}
+    )  # fmt: skip
+    boxes = {f.name: _corners(MARKS[f.name]) for f in files if f.name in MARKS}
+    found = gs.audit(
+        model, files, ["horse", "cat"], table, regions={"watermark": boxes},
+        contrasts=[("horse", "cat")], **QUICK,
+    )  # fmt: skip
+    return found
+
+
+def _corners(box):
+    x, y, w, h = box
+    return x, y, x + w, y + h
+
+
+def test_what_training_planted_is_found_and_the_rest_is_not(horses):
+    found = horses.suspects
+    mark = found[found["suspect"] == "watermark"].set_index("prompt")
+    assert mark.loc["horse", "found"]
+    assert mark.loc["horse", "low"] > 2  # the card of mini-rn: 2.6 to 4 units of the logit
+    assert not mark.loc["cat", "found"]
+    assert not found[found["suspect"].str.startswith("half")]["found"].any()
+    assert {"prompt", "suspect", "effect", "low", "high", "p", "found"} <= set(found)
+    assert found["found"].dtype == bool
+
+
+def test_between_groups(horses):
+    table = horses.groups
+    wanted = {"prompt", "measure", "group", "other", "difference", "low", "high", "p", "decided"}
+    assert wanted <= set(table)
+    row = table[(table["prompt"] == "horse") & (table["measure"] == "score")]
+    scores = horses.rows[horses.rows["prompt"] == "horse"].groupby("mark")["score"].mean()
+    mark = row[row["column"] == "mark"].iloc[0]
+    assert mark["difference"] == pytest.approx(scores["yes"] - scores["no"], abs=1e-5)
+    assert not table[table["column"] == "half"]["decided"].any()
+    assert {"score", "probability", "rank", "cover", "alone", "heat on watermark"} == set(
+        table["measure"]
+    )
+
+
+def test_pairs_decide_what_single_photos_do_not(horses):
+    whole = horses.collection
+    table = whole.groups[["mark"]].assign(pair=np.repeat(np.arange(12), 2))
+    rng = np.random.default_rng(0)  # pairs differ much, the two of a pair little
+    score = {("horse", "score"): np.repeat(rng.normal(0, 5, 12), 2) + [0.5, 0] * 12}
+    score["horse", "score"] += rng.normal(0, 0.1, 24)
+    rows = horses.seen.rows
+    for given, decided in ((table, True), (table[["mark"]], False)):
+        collection = Collection(whole.items, given)
+        row = groups.compare(score, collection, rows, samples=2000).iloc[0]
+        assert row["photos"] == row["other photos"] == 12
+        assert row["paired"] == row["decided"] == decided
+
+
+def test_difference_is_that_of_plain_loops():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(30, 2)) + np.array([0, 1])
+    inside = np.arange(30) < 12
+    values[inside, 1] += 3
+    found = groups.difference(values, inside, ~inside, samples=400)
+    for k in range(2):
+        a, b = values[inside, k], values[~inside, k]
+        gap = a.mean() - b.mean()
+        assert found["difference"][k] == pytest.approx(gap)
+        assert found["d"][k] == pytest.approx(gap / values[:, k].std())
+        shuffled = np.array([_shuffled(values[:, k], 12, i) for i in range(400)])
+        p = (1 + (np.abs(shuffled) >= abs(gap)).sum()) / 401
+        assert found["p"][k] == pytest.approx(p, abs=0.08)
+    assert found["low"][1] > 2 > 0 > found["low"][0]
+
+
+def _shuffled(values, n, seed):
+    drawn = np.random.default_rng(seed).permutation(values)
+    return drawn[:n].mean() - drawn[n:].mean()
+
+
+def test_units_are_averaged_and_skew_is_geyiks():
+    table = pd.DataFrame({"g": ["a", "a", "a", "b"], "unit": ["x", "x", "y", "z"]})
+    inside = (table["g"] == "a").to_numpy()
+    values, within, outside = groups._by_unit(np.array([1.0, 3, 5, 7]), inside, ~inside, table)
+    assert sorted(zip(values, within, strict=True)) == [(2, True), (5, True), (7, False)]
+    assert outside.sum() == 1
+    of = np.array([[1, 0]] * 5 + [[0, 1]] * 15, float)
+    scores = np.arange(20, 0, -1.0)  # all of the first group at the top
+    assert groups._skew(of, scores, 5)[0] == pytest.approx(np.log(1 / 0.25))
+
+
+def test_suspects_need_five_photos_and_agreeing_fills():
+    row = dict.fromkeys(evidence.SUSPECTS) | {
+        "prompt": "p", "suspect": "s", "kind": "region", "photos": 9, "effect": 1.0, "low": 0.5,
+        "high": 1.5, "p photos": 0.001, "p words": 0.001, "p": 0.001, "fills": "", "words": "",
+    }  # fmt: skip
+    bad = [{"photos": 4}, {"fills": "mean +1.00, blur −0.10"}, {"low": -0.1}, {"p": 0.06}]
+    rows = [row, *(row | change for change in bad)]
+    table = evidence.decide(rows)
+    assert table["found"].tolist() == [True, False, False, False, False]
+    tested = table["photos"] >= 5
+    assert np.allclose(table["p (Holm)"][tested], holm([0.001, 0.001, 0.001, 0.06]))
+
+
+def test_windows_are_equally_large_and_have_controls():
+    masks = copies.window_masks(200, 300)
+    assert np.allclose(masks.mean((1, 2)), 0.117, atol=0.004)
+    weights = copies.apart()
+    assert np.allclose(weights.sum(1), 1)
+    for window, row in zip(masks, weights, strict=True):
+        assert not any((window & masks[other]).any() for other in np.flatnonzero(row))
+
+
+@pytest.mark.parametrize("how", copies.FILLS)
+def test_covers_change_the_part_and_nothing_else(how):
+    photo = np.random.default_rng(0).integers(0, 255, (40, 70, 3), dtype=np.uint8)
+    mask = np.zeros(photo.shape[:2], bool)
+    mask[10:30, 20:50] = True
+    (cover,) = copies.covered(photo, [mask], how)
+    assert (cover[~mask] == photo[~mask]).all()
+    assert cover[mask].std(0).mean() < photo[mask].std(0).mean()
+
+
+def test_elsewhere_keeps_the_shape():
+    mask = np.zeros((40, 60), bool)
+    mask[0:10, 0:15] = True
+    others = copies.elsewhere(mask, 5)
+    assert len(others) == 5
+    assert all(other.sum() == mask.sum() and not (other & mask).any() for other in others)
+    assert copies.elsewhere(np.ones((10, 10), bool), 3) == []
+
+
+# ---------------------------------------------------------------- what readers give
+
+
+@pytest.fixture
+def folder(tmp_path, photo):
+    for name in ("one/a.png", "one/b.png", "two/c.png", "two/d.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo).save(path)
+    return tmp_path / "photos"
+
+
+def test_folders_are_groups_and_tables_are_read(folder, tmp_path):
+    found = collect(folder)
+    assert found.groups["folder"].tolist() == ["one", "one", "two", "two"]
+    names = [item.name for item in found.items]
+    table = pd.DataFrame({"file": names, "age": [1, 1, 2, 2], "who": list("xxyy")})
+    table.to_parquet(tmp_path / "g.parquet")
+    table.to_csv(tmp_path / "g.csv", index=False)
+    for form in (table, table.set_index("file"), tmp_path / "g.parquet", tmp_path / "g.csv"):
+        assert collect(folder, form).columns == ["folder", "age", "who"]
+    table.to_csv(folder / "all.csv", index=False)
+    assert collect(folder / "all.csv").columns == ["age", "who"]
+    coco = collect(ROOT / "data/scenes/parts/instances.json")
+    assert len(coco.items) == 102
+    assert coco.items[0].regions
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file,g\none/a.png,x\nmissing.png,x\n", "'missing.png'"),
+        (b"file,g\none/a.png,x\none/b.png,x\ntwo/c.png,y\n", "'y' of column 'g' have one photo"),
+        (b"name,g\none/a.png,x\n", "columns name, g; expected one"),
+        (b"file,g\none/a.png,x\none/a.png,y\n", "'one/a.png' more than once"),
+        ("file,g\none/a.png,größe\n".encode("latin-1"), "not UTF-8"),
+        (b"file\none/a.png\n", "no column of groups"),
+        (b"file,pair\none/a.png,1\none/b.png,2\n", "Pairs are two photos each"),
+    ],
+)
+def test_wrong_groups_are_one_clear_sentence(folder, tmp_path, content, message):
+    (tmp_path / "g.csv").write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        collect(folder, tmp_path / "g.csv")
+
+
+def test_wrong_photos_are_one_clear_sentence(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"2 photos that are not there.*x\.png"):
+        collect([folder / "x.png", folder / "y.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="No photos in"):
+        collect(tmp_path / "empty")
+    (tmp_path / "t.csv").write_text("file\n../../etc/passwd\n")
+    with pytest.raises(ValueError, match="outside its folder"):
+        collect(tmp_path / "t.csv")
+
+
+def test_regions_of_all_forms_are_the_same(folder, tmp_path, photo):
+    mask = np.zeros(photo.shape[:2], bool)
+    mask[5:15, 10:30] = True
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    pd.DataFrame({"file": ["one/a.png"], "x0": [10], "y0": [5], "x1": [30], "y1": [15]}).to_csv(
+        tmp_path / "boxes.csv", index=False
+    )
+    runs = np.flatnonzero(np.diff(np.r_[0, mask.ravel(order="F"), 1 - mask[-1, -1]]))
+    counts = np.diff(np.r_[0, runs, mask.size]).tolist()
+    forms = [
+        {"one/a.png": (10, 5, 30, 15)}, {"one/a.png": [[10, 5, 30, 15]]}, {"one/a.png": mask},
+        {"one/a.png": {"size": list(mask.shape), "counts": counts}},
+        tmp_path / "masks", tmp_path / "boxes.csv",
+    ]  # fmt: skip
+    for form in forms:
+        found = regions.read_regions({"r": form}, ["one/a.png", "two/c.png"])
+        assert list(found) == ["one/a.png"]
+        assert (found["one/a.png"]["r"].mask(Image.fromarray(photo)) == mask).all()
+    with pytest.raises(ValueError, match="not among those given"):
+        regions.read_regions({"r": {"z.png": (0, 0, 1, 1)}}, ["a.png"])
+
+
+def test_a_face_is_found():
+    from skimage import data
+
+    mask = regions.find_faces(Image.fromarray(data.astronaut()))
+    assert mask[100, 225]  # her nose
+    assert mask.mean() < 0.3
+
+
+def test_people_need_another_model(model, folder):
+    about = (model, ["a cat", "a doctor"], (), "gradcam", ["mean"], 3, None, 2, 4)
+    with pytest.warns(gs.UnknownPromptWarning, match="never taught “a doctor”"):
+        asked, notes = _asked(*about)
+    assert asked.prompts == ["a cat"]
+    assert "RN50x16" in notes[0]
+    with (
+        pytest.warns(gs.UnknownPromptWarning),
+        pytest.raises(ValueError, match="never taught “a doctor”"),
+    ):
+        gs.audit(model, folder, ["a doctor"], **QUICK)
+
+
+# ---------------------------------------------------------------- runs
+
+
+KILLED = """
+import sys, gscam_lib as gs
+from conftest import tiny_clip
+from gscam_lib.evaluation import rows
+rows.SECONDS = 0.0  # every photo is a part
+gs.audit(tiny_clip("resnet"), sys.argv[1], ["horse"], out=sys.argv[2], controls=5,
+         method="gradcam", fills=["mean"], stability=2)
+"""
+
+
+def test_a_killed_run_goes_on_and_is_that_of_an_undisturbed_one(resnet, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for pair in gs.scenes.pairs("biases")[:6]:
+        (photos / pair.with_cue.name).write_bytes(pair.with_cue.read_bytes())
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(photos), str(out)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+    )
+    while process.poll() is None and len(list(out.glob("part-*.parquet"))) < 2:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path.name for path in out.glob("part-*.parquet")}
+    how = {"controls": 5, **QUICK}
+    found = gs.audit(resnet, photos, ["horse"], out=out, **how)
+    assert kept <= {path.name for path in out.glob("part-*.parquet")}
+    parts = [pq.read_table(path)["photo"].to_pylist() for path in out.glob("part-*.parquet")]
+    measured = sorted(name for part in parts for name in part)
+    assert measured == sorted(p.name for p in photos.iterdir())  # none twice, none lost
+    pd.testing.assert_frame_equal(found.rows, gs.audit(resnet, photos, ["horse"], **how).rows)
+    with pytest.raises(ValueError, match="holds another run"):
+        gs.audit(resnet, photos, ["cat"], out=out, **how)
+
+
+def test_a_broken_photo_is_a_note(resnet, folder):
+    (folder / "one" / "broken.png").write_bytes(b"no picture")
+    found = gs.audit(resnet, folder, ["a cat"], controls=3, **QUICK)
+    assert len(found.seen.names) == 4
+    assert "one/broken.png" in " ".join(found.notes)
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_the_report_escapes_names_and_shows_photos_only_if_asked(horses, tmp_path):
+    page = horses.report(tmp_path / "r.html", beside=True).read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "data:image/jpeg" not in page
+    assert {"r.md", "suspects.csv", "groups.csv", "rows.csv", "suspects.png"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    assert "\\<script\\>" in (tmp_path / "r.md").read_text()
+    shown = horses.report(tmp_path / "p.html", photos=True, blur_faces=True).read_text()
+    assert "data:image/jpeg" in shown
+    assert "It misses turned and small faces" in shown
+    with pytest.raises(ValueError, match=r"ends in \.html"):
+        horses.report(tmp_path / "r.pdf")
+
+
+def test_the_report_opens_in_a_browser(horses, tmp_path):
+    path = horses.report(tmp_path / "r.html", photos=True)
+    with launched() as chromium:
+        page = chromium.new_page()
+        wrong, fetched = [], []
+        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" else None)
+        page.on("request", lambda r: fetched.append(r.url) if "data:" not in r.url else None)
+        page.goto(path.as_uri())
+        assert page.locator("h1").inner_text().startswith("What does mini-rn look at")
+        assert page.locator("#found + ul li").first.is_visible()
+        assert page.locator("tr.yes td", has_text="watermark").first.is_visible()
+        broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+        assert page.evaluate(broken) == 0
+        for width in (1200, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert wrong == []
+        assert fetched == [path.as_uri()]
+
+
+def test_the_command(folder, tmp_path):
+    (tmp_path / "g.csv").write_text("file,g\none/a.png,x\none/b.png,x\ntwo/c.png,y\ntwo/d.png,y\n")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(
+        app,
+        ["audit", str(folder), "a cat", "--groups", str(tmp_path / "g.csv"), "--model", "mini-rn",
+         "--out", str(out), "--method", "sobel", "--fills", "mean"],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "suspects found" in result.output
+    assert (out / "report.html").is_file()
+    assert (out / "groups.csv").is_file()
+    wrong = CliRunner().invoke(app, ["audit", str(tmp_path / "no"), "a cat", "--out", str(out)])
+    assert wrong.exit_code == 1
+    assert "error: No file at" in wrong.stderr
+
+
+# ---------------------------------------------------------------- scenes of the benchmark
+
+
+def test_cues_go_with_no_other():
+    table = pd.DataFrame([cues for _, cues in shortcuts.design(48, 2)]).astype(float)
+    apart = table.corr().to_numpy() - np.eye(10)
+    grounds = [list(table).index(kind) for kind in ("court", "sea")]
+    apart[np.ix_(grounds, grounds)] = 0  # a scene has one ground
+    assert np.abs(apart).max() < 0.15
+
+
+def test_a_scene_shows_its_cues():
+    scene = shortcuts.draw("dog", dict.fromkeys(shortcuts.KINDS, True) | {"sea": False}, (3, 1))
+    assert set(scene.regions) == set(shortcuts.LOCAL)
+    assert np.flatnonzero(scene.thing.any(0)).mean() < shortcuts.SIZE / 2
+    plain = shortcuts.draw("dog", dict.fromkeys(shortcuts.KINDS, False), (3, 1))
+    assert plain.regions == {}
