@@ -79,3 +79,18 @@ def test_median_interval(rng):
     np.testing.assert_allclose([low, high], np.quantile(slow, [0.025, 0.975]), atol=0.02)
     assert st.median_interval(np.array([0.0, 1, 9]), np.zeros(3)) == (1, 1)
     assert st.median_interval(np.array([9.0, 0, 1, 2]), np.zeros(4)) == (1.5, 1.5)  # as NumPy's
+
+
+def test_bundles_of_many_images_give_the_same_interval(rng, monkeypatch):
+    """Images of three questions, with more of them than are drawn one by one."""
+    groups = np.repeat(np.arange(8000), 3)
+    values = rng.exponential(1, 8000)[groups] + rng.normal(0, 0.3, len(groups))
+    bundled = np.array(st.bootstrap_interval(values, groups))
+    bundled_median = np.array(st.median_interval(values, groups, samples=500))
+    monkeypatch.setattr(st, "BUNDLES", len(groups))
+    plain = np.array(st.bootstrap_interval(values, groups))
+    plain_median = np.array(st.median_interval(values, groups, samples=500))
+    width, median_width = np.diff(plain)[0], np.diff(plain_median)[0]
+    assert not np.array_equal(bundled, plain)
+    np.testing.assert_allclose(bundled, plain, atol=0.1 * width)
+    np.testing.assert_allclose(bundled_median, plain_median, atol=0.15 * median_width)

@@ -6,6 +6,7 @@ are groups (images), never rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -19,6 +20,9 @@ Statistic: TypeAlias = Callable[[Array], Array]
 """From sums over drawn rows (samples, columns) to one number for each sample."""
 SAMPLES = 2000
 CHUNK = 1 << 22  # counts drawn at once: 32 MB, however many images there are
+BUNDLES = 5000
+"""More groups than that are put into so many bundles at random, and bundles are drawn: the variance
+expected is the same, and the time no longer grows with groups times samples."""
 
 
 def bootstrap(
@@ -32,10 +36,10 @@ def bootstrap(
     """Percentile intervals of statistics of sums, when whole groups are drawn with replacement.
 
     groups: (n,) the image of each row; wanted: for each interval (n, columns) numbers, dense or
-    sparse, and a statistic of their sums. All see the same draws. Raises ValueError where there is
-    nothing. Efron 1979; groups as in Field and Welsh, Bootstrapping Clustered Data, 2007.
+    sparse, and a statistic of their sums. All see the same draws, of bundles where there are more
+    than `BUNDLES` groups. Raises ValueError where there is nothing. Efron 1979; groups as in Field and Welsh, Bootstrapping Clustered Data, 2007.
     """
-    index, count = _numbered(groups)
+    index, count = _bundled(groups, seed)
     member = sparse.csr_matrix(
         (np.ones(len(index)), (index, np.arange(len(index)))), shape=(count, len(index))
     )
@@ -106,17 +110,33 @@ def median_interval(
 
     values, groups: as for `bootstrap_interval`.
     """
-    index, count = _numbered(groups)
+    index, count = _bundled(groups, seed)
     values = _table(values, index)
     order = np.argsort(values, kind="stable")
     values, index = values[order], index[order]
+    size = math.isqrt(len(values)) + 1  # rows in a block: the middle's block is found first
+    block = np.arange(len(values)) // size
+    in_blocks = sparse.csr_matrix((np.ones(len(values)), (index, block))).toarray()
     medians = []
     for drawn in _draws(count, samples, seed):
-        for weights in drawn:
-            weight = np.cumsum(weights[index])
-            middle = [np.searchsorted(weight, weight[-1] / 2, side) for side in ("left", "right")]
+        for weights, before in zip(drawn, np.cumsum(drawn @ in_blocks, 1), strict=True):
+            half = before[-1] / 2
+            middle = [_row_at(half, side, before, weights, index, size) for side in ("left", "right")]
             medians.append(values[middle].mean())
     return _percentiles(np.asarray(medians), level)
+
+
+def _row_at(
+    half: float, side: Any, before: Array, weights: Array, index: Array, size: int
+) -> int:
+    """The first of sorted rows at which their weights sum to half ("left") or to more ("right").
+
+    before: the sums up to the end of each block of `size` rows; weights: of each group.
+    """
+    block = int(np.searchsorted(before, half, side))
+    start = block * size
+    inside = np.cumsum(weights[index[start : start + size]]) + (before[block - 1] if block else 0)
+    return start + int(np.searchsorted(inside, half, side))
 
 
 def paired_difference(
@@ -161,6 +181,14 @@ def _numbered(groups: Array) -> tuple[Array, int]:
         raise ValueError("Got no values; an interval needs at least one.")
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     return index, len(names)
+
+
+def _bundled(groups: Array, seed: int) -> tuple[Array, int]:
+    """The number of what each row is drawn with: its group, or a bundle of groups."""
+    index, count = _numbered(groups)
+    if count <= BUNDLES:
+        return index, count
+    return np.random.default_rng(seed).permutation(count)[index] % BUNDLES, BUNDLES
 
 
 def _table(rows: Any, index: Array) -> Array:
