@@ -70,8 +70,13 @@ def tabulate(dataset: Iterable[Example]) -> pa.Table:
 def _columns(dataset: Iterable[Example]) -> pa.Table:
     """The examples as columns, a chunk at a time: a million of them are never held at once."""
     batches, examples, start = [], iter(dataset), 0
+    last: tuple[Any, Any] = (None, None)  # questions about one photo follow each other
     while chunk := list(islice(examples, CHUNK)):
-        rows = [_row(start + i, example) for i, example in enumerate(chunk)]
+        rows = []
+        for i, example in enumerate(chunk, start):
+            if last[0] is None or (last[0] is not example.image and last[0] != example.image):
+                last = example.image, example.photo
+            rows.append(_row(i, example, last[1]))
         columns = zip(*rows, strict=True)
         arrays = [_array(c, f) for c, f in zip(columns, SCHEMA, strict=True)]
         batches.append(pa.record_batch(arrays, schema=SCHEMA))
@@ -79,12 +84,12 @@ def _columns(dataset: Iterable[Example]) -> pa.Table:
     return pa.Table.from_batches(batches, SCHEMA)
 
 
-def _row(position: int, example: Example) -> tuple[Any, ...]:
+def _row(position: int, example: Example, photo: Any) -> tuple[Any, ...]:
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in example.boxes]
     about = (example.source, example.image_id, example.category, example.prompt)
-    photo = example.photo
     name = photo.hex() if isinstance(photo, bytes) else "{}, {} bytes, {}".format(*photo)
-    return (position, example.fingerprint().hex(), *map(str, about), name, max(areas, default=0.0))
+    question = example.fingerprint(photo).hex()
+    return (position, question, *map(str, about), name, max(areas, default=0.0))
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

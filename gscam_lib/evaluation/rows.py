@@ -248,10 +248,10 @@ def _quoted(path: Path) -> str:
 
 @contextlib.contextmanager
 def _database() -> Any:
-    """A database in memory that works on disk where it needs more than a gigabyte."""
+    """A database in memory that works on disk where it needs more than half a gigabyte."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        duckdb.connect(config={"memory_limit": "1GB", "temp_directory": folder}) as db,
+        duckdb.connect(config={"memory_limit": "500MB", "temp_directory": folder}) as db,
     ):
         yield db
 

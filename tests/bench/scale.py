@@ -108,7 +108,7 @@ def tiny() -> Any:
 
     torch.manual_seed(0)
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    vision = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64}
+    vision = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
     network = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text).eval()
     return gs.Model(network, open_clip.SimpleTokenizer(), name="tiny")
 
