@@ -37,7 +37,8 @@ def bootstrap(
 
     groups: (n,) the image of each row; wanted: for each interval (n, columns) numbers, dense or
     sparse, and a statistic of their sums. All see the same draws, of bundles where there are more
-    than `BUNDLES` groups. Raises ValueError where there is nothing. Efron 1979; groups as in Field and Welsh, Bootstrapping Clustered Data, 2007.
+    than `BUNDLES` groups. Raises ValueError where there is nothing. Efron 1979; groups as in Field
+    and Welsh, Bootstrapping Clustered Data, 2007.
     """
     index, count = _bundled(groups, seed)
     member = sparse.csr_matrix(
@@ -121,14 +122,12 @@ def median_interval(
     for drawn in _draws(count, samples, seed):
         for weights, before in zip(drawn, np.cumsum(drawn @ in_blocks, 1), strict=True):
             half = before[-1] / 2
-            middle = [_row_at(half, side, before, weights, index, size) for side in ("left", "right")]
-            medians.append(values[middle].mean())
+            at = [_row_at(half, s, before, weights, index, size) for s in ("left", "right")]
+            medians.append(values[at].mean())
     return _percentiles(np.asarray(medians), level)
 
 
-def _row_at(
-    half: float, side: Any, before: Array, weights: Array, index: Array, size: int
-) -> int:
+def _row_at(half: float, side: Any, before: Array, weights: Array, index: Array, size: int) -> int:
     """The first of sorted rows at which their weights sum to half ("left") or to more ("right").
 
     before: the sums up to the end of each block of `size` rows; weights: of each group.
