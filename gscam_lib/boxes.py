@@ -30,7 +30,10 @@ class Heatmap:
 
     values: (H, W) float32 in [0, 1] at the photo's size; flat: the map was constant and values are
     all zero; logit: of the whole photo; k: channels used, None for methods without k; title: the
-    method as figures write it; resolution: (h, w) of the method's map before it was resized.
+    method as figures write it; resolution: (h, w) of the method's map before it was resized;
+    passes: masked copies that were scored for it, None for methods that score none; band: nine in
+    ten maps like it are nowhere further than this from the full one, 0 where all copies were scored
+    (see `methods.anytime`).
     """
 
     values: np.ndarray[Any, Any]
@@ -42,6 +45,8 @@ class Heatmap:
     model: str
     title: str
     resolution: tuple[int, int]
+    passes: int | None = None
+    band: float | None = None
 
 
 def heatmap_to_box(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from gscam_lib.methods.method import Count, NotNegative, Seed, check_k, finite, method
-from gscam_lib.model.prompts import Prompt, as_target
+from gscam_lib.methods.anytime import Question, Sharpened, full, sharpen
+from gscam_lib.methods.method import Count, NotNegative, Seed, Share, check_k, finite, method
+from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
 Ranking = Literal[
@@ -30,6 +31,8 @@ def gscorecam(
     ranking: Ranking = "mean",
     weighting: Weighting = "softmax",
     seed: Seed = 0,
+    budget: Count | None = None,
+    tolerance: Share | None = None,
 ) -> Tensor:
     """gScoreCAM: ScoreCAM on the k channels of highest mean gradient: (h, w) ≥ 0.
 
@@ -39,15 +42,17 @@ def gscorecam(
 
     k: 1 to C; None takes the paper's share, 300 of 3072 channels. ranking: what the channels are
     ranked by, see `RANKINGS`; seed: for "random". weighting: "softmax" as above; "softmax_chosen"
-    over S alone; "uniform", no scores at all.
+    over S alone; "uniform", no scores at all. budget: score at most so many of the k copies and
+    guess the rest; tolerance: until the band is this small; both see `anytime.sharpen`.
     On a ViT the released script ranked by the class token's gradient at the last block's output:
     `model.trace(photo, layer=model.vit.blocks[-1].module)` and ranking="class_token". Raises
     ValueError. Chen et al., gScoreCAM: What Objects Is CLIP Looking At?, ACCV 2022.
     """
-    k = trace.default_k if k is None else check_k(k, len(trace.activations))
-    worth = finite(trace, RANKINGS[ranking](trace, prompt, seed), "ranking")
-    order = worth.argsort(descending=True, stable=True)
-    return _combine(trace, prompt, order[:k], weighting)
+    options = {"k": k, "ranking": ranking, "weighting": weighting, "seed": seed}
+    if weighting == "uniform":
+        _check_scored(weighting, budget, tolerance)
+        return trace.activations[_chosen(trace, prompt, options)].mean(0).relu()
+    return _last(trace, prompt, "gscorecam", options, budget, tolerance).map
 
 
 RANKINGS: dict[str, Callable[[Trace, Prompt, int], Tensor]] = {
@@ -68,26 +73,68 @@ RANKINGS: dict[str, Callable[[Trace, Prompt, int], Tensor]] = {
     "ScoreCAM", "Wang et al., CVPR Workshops", 2020, forward="1 + C",
     as_released={}, parity="5e-6 (grad-cam)",
 )  # fmt: skip
-def scorecam(trace: Trace, prompt: Prompt) -> Tensor:
+def scorecam(
+    trace: Trace, prompt: Prompt, *, budget: Count | None = None, tolerance: Share | None = None
+) -> Tensor:
     """ScoreCAM: every channel masks the photo and is weighted by its score: (h, w) ≥ 0.
 
     L = ReLU(Σ_c w_c A_c), w = softmax over all C channels of s(x ⊙ M_c): `gscorecam` with k = C.
+    budget, tolerance: as for `gscorecam`.
     Wang et al., Score-CAM: Score-Weighted Visual Explanations, CVPR Workshops 2020.
     """
-    return _combine(trace, prompt, torch.arange(len(trace.activations)), "softmax")
+    return _last(trace, prompt, "scorecam", {}, budget, tolerance).map
 
 
-def _combine(trace: Trace, prompt: Prompt, chosen: Tensor, weighting: str) -> Tensor:
-    """Activations weighted by the scores of the copies that the chosen channels mask."""
-    if weighting == "uniform":
-        return trace.activations[chosen].mean(0).relu()
-    found = trace.model.scores(trace.masked_embeddings(chosen), prompt)
-    # 0 is next to nothing beside logits of 20, but the most that a log probability can be.
-    nothing = weighting == "softmax" and not as_target(prompt).against
-    scores = torch.full_like(found[:1], trace.model.logit_bias if nothing else -torch.inf)
-    scores = scores.repeat(len(trace.activations))
-    scores[chosen] = found
-    return torch.einsum("c,chw->hw", scores.softmax(0), trace.activations).relu()
+def _chosen(trace: Trace, prompt: Prompt, options: Mapping[str, Any]) -> Tensor:
+    """The k channels that gScoreCAM scores, the highest ranked first."""
+    k = options.get("k")
+    k = trace.default_k if k is None else check_k(k, len(trace.activations))
+    ranking = RANKINGS[options.get("ranking", "mean")]
+    worth = finite(trace, ranking(trace, prompt, options.get("seed", 0)), "ranking")
+    return worth.argsort(descending=True, stable=True)[:k]
+
+
+def _check_scored(weighting: Any, budget: int | None, tolerance: float | None) -> None:
+    if weighting == "uniform" and (budget is not None or tolerance is not None):
+        raise ValueError(
+            "Got a budget or a tolerance for weighting='uniform', which scores no masked copies."
+        )
+
+
+def sharpened(
+    trace: Trace,
+    asked: Sequence[tuple[Prompt, Mapping[str, Any]]],
+    method: str = "gscorecam",
+    *,
+    budget: int | None = None,
+    tolerance: float | None = None,
+) -> Iterator[list[Sharpened]]:
+    """Maps of "gscorecam" or "scorecam" as their copies are scored: see `anytime.sharpen`.
+
+    asked: prompts, each with the method's options; all their copies serve them all.
+    """
+    questions = []
+    for prompt, options in asked:
+        weighting = options.get("weighting", "softmax")
+        _check_scored(weighting, 1, None)
+        every = torch.arange(len(trace.activations), device=trace.activations.device)
+        channels = every if method == "scorecam" else _chosen(trace, prompt, options)
+        questions.append(Question(prompt, channels, weighting))
+    if tolerance is None and budget is not None:
+        if budget >= max(len(q.channels) for q in questions):
+            return iter([[Sharpened(full(trace, q), len(q.channels), 0.0) for q in questions]])
+    return sharpen(trace, questions, budget=budget, tolerance=tolerance)
+
+
+def _last(
+    trace: Trace, prompt: Prompt, method: str, options: Mapping[str, Any],
+    budget: int | None, tolerance: float | None,
+) -> Sharpened:  # fmt: skip
+    """The map within its budget and tolerance, all copies scored where there is neither."""
+    if budget is None and tolerance is None:
+        budget = len(trace.activations)
+    *_, last = sharpened(trace, [(prompt, options)], method, budget=budget, tolerance=tolerance)
+    return last[0]
 
 
 @method(
