@@ -9,11 +9,14 @@ import numpy as np
 
 from gscam_lib.boxes import Heatmap
 from gscam_lib.methods import METHODS, read_method, title
-from gscam_lib.methods.method import check_k, check_options, check_trace
+from gscam_lib.methods.anytime import Sharpened
+from gscam_lib.methods.method import check_k, check_options, check_trace, finite
+from gscam_lib.methods.score import sharpened
 from gscam_lib.model.photo import Geometry
 from gscam_lib.model.prompts import Prompt, check_prompts, label, warn_of_unknown
 from gscam_lib.trace import Trace, embed_masked
 
+SCORED = ("gscorecam", "scorecam")  # methods whose scores can be guessed
 FLAT = 1e-6  # a map whose range is below this share of its height is constant up to rounding
 
 
@@ -30,31 +33,86 @@ def heatmap(
     trace: or several traces of one photo at different layers, whose maps are averaged; method: a
     name in METHODS, with options behind it where wanted ("hilacam:as_released"); k: channels to
     use, for methods that rank them (None: the paper's share of C); options: those of the method,
-    see `METHODS[method].options`. Warns with UnknownPromptWarning when a model with a closed
+    see `METHODS[method].options`. budget=60 lets gScoreCAM and ScoreCAM score at most 60 masked
+    copies and guess the others, tolerance=0.1 until the band is as small: `Heatmap.passes` and
+    `.band` tell how many were scored and how far off the map may be. What is guessed depends on
+    photo, prompt and options alone, not on what the trace knows already; a budget for all copies
+    gives the map as without one. Warns with UnknownPromptWarning when a model with a closed
     vocabulary does not know the prompt. Raises ValueError for what is no trace, for bad prompts,
     methods and options, and for weights that give NaN.
     """
     name, options = _asked(method, k, options)
     traces = _checked(trace)
-    trace = traces[0]
+    if len(traces) > 1 and _limited(options):
+        raise ValueError("Got several traces with a budget or a tolerance; expected one trace.")
+    _warn(traces[0], prompt)
+    found = [_made(t, prompt, name, options) for t in traces]
+    return _heatmap(traces, prompt, method, options, found)
+
+
+Found = tuple[Any, int | None, float | None]
+"""A map (h, w), the masked copies scored for it, and its band."""
+
+
+def _limited(options: dict[str, Any]) -> bool:
+    return any(options.get(name) is not None for name in ("budget", "tolerance"))
+
+
+def _within(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options.get(name) for name in ("budget", "tolerance")}
+
+
+def _warn(trace: Trace, prompt: Prompt) -> None:
     warn_of_unknown(trace.model.name, prompt, trace.model.knows(prompt))
-    used = None
-    if "k" in METHODS[name].options:
-        used = trace.default_k if options.get("k") is None else options["k"]
-    maps = [METHODS[name](t, prompt, **options).detach().cpu().float().numpy() for t in traces]
+
+
+def _made(trace: Trace, prompt: Prompt, name: str, options: dict[str, Any]) -> Found:
+    """What a method makes of one trace."""
+    if not _limited(options):
+        scores = name in SCORED and options.get("weighting") != "uniform"
+        every = len(trace.activations) if name == "scorecam" else _k(trace, name, options)
+        return (
+            METHODS[name](trace, prompt, **options),
+            every if scores else None,
+            0.0 if scores else None,
+        )
+    *_, (last,) = sharpened(trace, [(prompt, options)], name, **_within(options))
+    return _found(trace, last)
+
+
+def _found(trace: Trace, made: Sharpened) -> Found:
+    return finite(trace, made.map, "map"), made.passes, made.band
+
+
+def _k(trace: Trace, name: str, options: dict[str, Any]) -> int | None:
+    if "k" not in METHODS[name].options:
+        return None
+    return trace.default_k if options.get("k") is None else int(options["k"])
+
+
+def _heatmap(
+    traces: Sequence[Trace], prompt: Prompt, method: str, options: dict[str, Any],
+    found: Sequence[Found],
+) -> Heatmap:  # fmt: skip
+    """Maps of several layers, or of one, on the photo's pixels."""
+    trace = traces[0]
+    maps = [made.detach().cpu().float().numpy() for made, _, _ in found]
     small = maps[0] if len(maps) == 1 else _average(maps, trace)
     values, flat = to_photo(small, trace)
     rows, columns = small.shape
+    passes = [count for _, count, _ in found if count is not None]
     return Heatmap(
         values,
         flat,
         trace.logit(prompt),
         method.strip(),
         label(prompt),
-        used,
+        _k(trace, read_method(method)[0], options),
         trace.model.name,
         title(method),
         (rows, columns),
+        sum(passes) if passes else None,
+        found[0][2],
     )
 
 
@@ -84,15 +142,32 @@ def _average(maps: Sequence[np.ndarray[Any, Any]], trace: Trace) -> np.ndarray[A
     return np.asarray(np.mean(resized, axis=0), dtype=np.float32)
 
 
-def sweep(trace: Trace, prompt: Prompt, ks: Iterable[int]) -> dict[int, Heatmap]:
+def sweep(trace: Trace, prompt: Prompt, ks: Iterable[int], **options: Any) -> dict[int, Heatmap]:
     """gScoreCAM heatmaps for several k, at the cost of the largest.
 
-    ks: numbers of channels, each from 1 to C; the result keeps their order. Raises ValueError.
+    ks: numbers of channels, each from 1 to C; the result keeps their order. options: as in
+    `heatmap`; a budget is of each k, and every copy serves them all. Raises ValueError.
     """
     if isinstance(ks, str) or not isinstance(ks, Iterable):
         raise ValueError(f"Got ks={ks!r}; expected several numbers of channels, such as [10, 50].")
     checked = [check_k(k, len(check_trace(trace).activations)) for k in ks]
-    return {k: heatmap(trace, prompt, k=k) for k in checked}
+    if checked and _limited(options):
+        asked = [(prompt, _asked("gscorecam", k, options)[1]) for k in checked]
+        return dict(zip(checked, _together(trace, asked, "gscorecam"), strict=True))
+    return {k: heatmap(trace, prompt, k=k, **options) for k in checked}
+
+
+def _together(
+    trace: Trace, asked: Sequence[tuple[Prompt, dict[str, Any]]], method: str
+) -> list[Heatmap]:
+    """Heatmaps of several questions that share their masked copies, each within its budget."""
+    for prompt in dict.fromkeys(prompt for prompt, _ in asked):
+        _warn(trace, prompt)
+    *_, last = sharpened(trace, asked, read_method(method)[0], **_within(asked[0][1]))
+    return [
+        _heatmap([trace], prompt, method, options, [_found(trace, made)])
+        for (prompt, options), made in zip(asked, last, strict=True)
+    ]
 
 
 def several(
@@ -104,7 +179,10 @@ def several(
     the channels that they choose is embedded in full batches. method, options: as in `heatmap`.
     """
     prompts = check_prompts(prompts)
-    _prepare(check_trace(trace), prompts, *_asked(method, None, options))
+    name, asked = _asked(method, None, options)
+    _prepare(check_trace(trace), prompts, name, asked)
+    if prompts and _limited(asked):
+        return _together(trace, [(prompt, asked) for prompt in prompts], method)
     return [heatmap(trace, prompt, method, **options) for prompt in prompts]
 
 
@@ -128,7 +206,7 @@ def _prepare(trace: Trace, prompts: Sequence[Prompt], name: str, options: dict[s
     """Compute together what the maps of several prompts need."""
     if METHODS[name].backward != "0" and trace.model.tower in METHODS[name].towers:
         trace.prepare(prompts)
-    if name == "gscorecam" and options.get("ranking", "mean") == "mean":
+    if name == "gscorecam" and options.get("ranking", "mean") == "mean" and not _limited(options):
         prefetch([(trace, prompts)], options.get("k"))
 
 
@@ -144,21 +222,45 @@ def prefetch(asked: Sequence[tuple[Trace, Sequence[Prompt]]], k: int | None = No
 
 
 def stream(
-    trace: Trace, prompt: Prompt, k: int | None = None, *, step: int | None = None
+    trace: Trace,
+    prompt: Prompt,
+    k: int | None = None,
+    *,
+    step: int | None = None,
+    method: str = "gscorecam",
+    **options: Any,
 ) -> Iterator[Heatmap]:
-    """gScoreCAM heatmaps that sharpen as channels are scored, the last one with all k.
+    """Heatmaps of gScoreCAM or ScoreCAM that sharpen as masked copies are scored.
 
-    Channels come in the order of their gradients, so each heatmap is gScoreCAM at a smaller k, and
-    what has been scored is kept: stopping early loses nothing. step: channels between heatmaps
-    (None: a batch). Raises ValueError at once for a bad k or step.
+    The first is a draft, before any copy is scored; the last has all k scored, or what budget and
+    tolerance allow (options: as in `heatmap`). `Heatmap.passes` and `.band` tell how far each is.
+    What has been scored is kept: stopping early loses nothing. step: copies between heatmaps, at
+    least (None: as they come). Raises ValueError at once for a bad k, step, method or option.
     """
     channels = len(check_trace(trace).activations)
-    last = trace.default_k if k is None else check_k(k, channels)
-    if step is None:
-        step = trace.batch_size
-    elif isinstance(step, bool) or not isinstance(step, int) or step < 1:
-        raise ValueError(f"Got step={step!r}; expected a whole number of channels from 1 on.")
-    return (heatmap(trace, prompt, k=scored) for scored in [*range(step, last, step), last])
+    name, asked = _asked(method, None if k is None else check_k(k, channels), options)
+    if name not in SCORED:
+        raise ValueError(f"Got method={method!r}; expected one of {', '.join(SCORED)}.")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 1):
+        raise ValueError(f"Got step={step!r}; expected a whole number of copies from 1 on.")
+    _warn(trace, prompt)
+    states = sharpened(trace, [(prompt, asked)], name, **_within(asked), whole=False)
+    return (
+        _heatmap([trace], prompt, method, asked, [_found(trace, made)])
+        for made in _steps((made for (made,) in states), step or 1)
+    )
+
+
+def _steps(states: Iterator[Sharpened], step: int) -> Iterator[Sharpened]:
+    """The first state, those with at least `step` more copies than the one before, and the last."""
+    shown = last = next(states)
+    yield shown
+    for last in states:
+        if last.passes - shown.passes >= step:
+            shown = last
+            yield shown
+    if last is not shown:
+        yield last
 
 
 def to_photo(small: np.ndarray[Any, Any], trace: Trace) -> tuple[np.ndarray[Any, Any], bool]:

@@ -176,7 +176,8 @@ class _State:
         a = torch.linalg.solve_triangular(factor, ones, upper=False)
         v = torch.linalg.solve_triangular(factor, values.T, upper=False)
         level = (a.T @ v) / (a.T @ a)
-        return (level + self.rows.T @ (v - a @ level)).T
+        carried: Tensor = level + self.rows.T @ (v - a @ level)
+        return carried.T
 
     def _known(self, i: int) -> Tensor:
         scores = self.trace.model.scores(self.embeddings, self.questions[i].prompt)
@@ -258,4 +259,5 @@ def _kernel(masks: Tensor) -> Tensor:
 def _root(kernel: Tensor) -> Tensor:
     """A square root of a kernel, equal masks and all."""
     more = 1e-6 * torch.eye(len(kernel), dtype=kernel.dtype)
-    return torch.linalg.cholesky(kernel + more)
+    root: Tensor = torch.linalg.cholesky(kernel + more)
+    return root

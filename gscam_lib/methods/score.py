@@ -108,10 +108,12 @@ def sharpened(
     *,
     budget: int | None = None,
     tolerance: float | None = None,
+    whole: bool = True,
 ) -> Iterator[list[Sharpened]]:
     """Maps of "gscorecam" or "scorecam" as their copies are scored: see `anytime.sharpen`.
 
-    asked: prompts, each with the method's options; all their copies serve them all.
+    asked: prompts, each with the method's options; all their copies serve them all. whole: a budget
+    for all copies gives the full maps at once, without what comes before.
     """
     questions = []
     for prompt, options in asked:
@@ -120,9 +122,9 @@ def sharpened(
         every = torch.arange(len(trace.activations), device=trace.activations.device)
         channels = every if method == "scorecam" else _chosen(trace, prompt, options)
         questions.append(Question(prompt, channels, weighting))
-    if tolerance is None and budget is not None:
-        if budget >= max(len(q.channels) for q in questions):
-            return iter([[Sharpened(full(trace, q), len(q.channels), 0.0) for q in questions]])
+    most = max(len(q.channels) for q in questions)
+    if whole and tolerance is None and budget is not None and budget >= most:
+        return iter([[Sharpened(full(trace, q), len(q.channels), 0.0) for q in questions]])
     return sharpen(trace, questions, budget=budget, tolerance=tolerance)
 
 

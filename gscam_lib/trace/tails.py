@@ -51,7 +51,7 @@ def drafts(trace: Trace, channels: Tensor) -> Tensor | None:
 def _tail(trace: Trace) -> Tail | None:
     """The tail of a trace's layer if it reproduces the photo's embedding."""
     visual: Any = trace.model.quick_tower
-    trunk = getattr(visual, "trunk", None)
+    trunk: Any = getattr(visual, "trunk", None)
     tail: Tail
     if trace.model.tower == "vit":
         tail = _class_token(trace)
