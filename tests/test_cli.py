@@ -183,3 +183,9 @@ def test_download_says_what_is_missing():
     result = run("download", "RN50-quickgelu/yfcc15m")
     assert result.exit_code == 1
     assert "Where there is a network" in result.stderr
+
+
+def test_a_budget_is_kept_and_said(cat, tmp_path):
+    asked = ("heatmap", cat, "a tabby cat", "-o", tmp_path / "cat.png", "--k", 9)
+    assert "3 masked copies, band 0." in run(*asked, "--budget", 3).output
+    assert "masked copies" not in run(*asked).output

@@ -107,12 +107,12 @@ def test_a_stream_ends_in_the_whole_and_scores_nothing_twice(resnet, photo, monk
     embed = trace._embed
     monkeypatch.setattr(trace, "_embed", lambda x, **how: embedded.append(len(x)) or embed(x))
     seen = list(gs.stream(trace, "a cat", k=10, step=4))
-    assert [heat.k for heat in seen] == [4, 8, 10]
+    assert [heat.passes for heat in seen] == [0, 4, 8, 10]
+    assert {heat.k for heat in seen} == {10}
     assert sum(embedded) <= 10
-    for heat in seen:
-        alone = gs.heatmap(resnet.trace(photo), "a cat", k=heat.k)
+    for heat in seen[1:]:
+        alone = gs.heatmap(resnet.trace(photo), "a cat", k=10, budget=heat.passes)
         np.testing.assert_allclose(heat.values, alone.values, atol=1e-4)
-    assert next(gs.stream(trace, "a cat", k=3)).k == 3
 
 
 def test_bad_requests_say_what_exists(resnet_trace):

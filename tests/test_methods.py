@@ -207,7 +207,10 @@ def test_costs_are_what_a_run_takes(resnet, photo, monkeypatch):
 
 def test_options_are_checked(early):
     entry = gs.METHODS["gscorecam"]
-    assert entry.options == {"k": None, "ranking": "mean", "weighting": "softmax", "seed": 0}
+    assert entry.options == {
+        "k": None, "ranking": "mean", "weighting": "softmax", "seed": 0,
+        "budget": None, "tolerance": None,
+    }  # fmt: skip
     assert "k" in inspect.signature(entry).parameters
     for ask in (gs.METHODS["rise"], partial(gs.heatmap, method="rise")):
         with pytest.raises(

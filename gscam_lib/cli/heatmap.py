@@ -35,6 +35,9 @@ def heatmap(
         str, typer.Option(help="See `gscam methods`; with options: gscorecam:ranking=variance.")
     ] = "gscorecam",
     k: KOption = None,
+    budget: Annotated[
+        int | None, typer.Option(help="At most so many masked copies are scored; others guessed.")
+    ] = None,
     weights: WeightsOption = None,
     arch: ArchOption = None,
     device: DeviceOption = None,
@@ -60,6 +63,8 @@ def heatmap(
     name, options = read_method(method)
     if k is not None:
         options = {"k": k, **options}
+    if budget is not None:
+        options = {"budget": budget, **options}
     check_method(name, **options)
     clip = load(
         model, layer, weights=weights, arch=arch, device=device, precision=precision,
@@ -76,7 +81,8 @@ def heatmap(
         boxes.append(gs.heatmap_to_box(heat))
         seconds = time.perf_counter() - start
         where = "flat map, no box" if boxes[-1] is None else f"box {boxes[-1]}"
-        typer.echo(f"{prompt}: logit {heat.logit:.2f}, {where}, {seconds:.2f} s")
+        near = f", {heat.passes} masked copies, band {heat.band:.2f}" if heat.band else ""
+        typer.echo(f"{prompt}: logit {heat.logit:.2f}, {where}{near}, {seconds:.2f} s")
         for warning in caught:
             typer.secho(f"  warning: {warning.message}", fg="yellow", err=True)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ TRUST = 4  # scores that the first idea of their spread is worth
 SPREAD = 0.02  # the least first idea of it, as a share of the logit scale
 FAR = 1.5  # deviations (of logits) above which a guess counts as no wilder
 DRAWS, SHARE = 64, 0.9  # maps that could be, and how many of them the band holds
-WIDEN = 1.0  # calibrated, see tests/bench/anytime.py
+WIDEN, LEAST = 1.0, 0.0  # of the band; calibrated, see tests/bench/anytime.py
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def sharpen(
     Guess: s_c = f_c + a + g(M_c), f the score of the copy's draft (see `tails.drafts`; 0 without),
     a unknown, g a Gaussian process over the masks on the layer's grid, kernel RBF + linear, its
     variance learned from the scores. Next is the copy whose weight exp(s_c) is least certain, times
-    how far A_c is from the map. Band: WIDEN times the SHARE-quantile of the largest difference over
-    DRAWS maps from the posterior.
+    how far A_c is from the map. Band: LEAST, and WIDEN times the SHARE-quantile of the largest
+    difference over DRAWS maps from the posterior.
     """
     state = _State(trace, questions)
     limits = [min(budget or len(q.channels), len(q.channels)) for q in questions]
@@ -237,7 +237,7 @@ class _State:
         found = weigh(trace, question, mean[own].to(device))
         drawn = weigh(trace, question, self._drawn(i, spread)[:, own].to(device))
         apart = (_unit(drawn) - _unit(found[None])).abs().amax((1, 2))
-        band = WIDEN * float(apart.cpu().double().quantile(SHARE))
+        band = LEAST + WIDEN * float(apart.cpu().double().quantile(SHARE))
         return Sharpened(found, passes, min(1.0, band))
 
 
