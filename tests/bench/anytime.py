@@ -161,10 +161,9 @@ def main(
         ours = ours.assign(need=(ours["off"] - anytime.LEAST) / (ours["band"] - anytime.LEAST))
         needs = ours.groupby(["model", "share"])["need"]
         typer.echo((anytime.WIDEN * needs.quantile(anytime.SHARE)).to_string())
-        data.to_pickle("/tmp/at/calib.pkl")
         return
     typer.echo(table(data))
-    write_section("anytime", table(data), {"rows": found}, out=out)
+    write_section("anytime", table(data), out=out)
 
 
 if __name__ == "__main__":
