@@ -187,5 +187,6 @@ def test_download_says_what_is_missing():
 
 def test_a_budget_is_kept_and_said(cat, tmp_path):
     asked = ("heatmap", cat, "a tabby cat", "-o", tmp_path / "cat.png", "--k", 9)
-    assert "3 masked copies, band 0." in run(*asked, "--budget", 3).output
+    said = run(*asked, "--budget", 3).output
+    assert re.search(r"3 masked copies, band [01]\.\d\d,", said)
     assert "masked copies" not in run(*asked).output

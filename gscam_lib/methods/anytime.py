@@ -86,7 +86,7 @@ def sharpen(
     difference over DRAWS maps from the posterior.
 
     How near that is, on three models, stands in figures/bench.md. It fails where k is small: of
-    mini-vit's 19 copies 20 % are four, and the four best alone could not tell the map.
+    mini-vit's 19 copies 20 % are four.
     """
     state = _State(trace, questions)
     limits = [min(budget or len(q.channels), len(q.channels)) for q in questions]
