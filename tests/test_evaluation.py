@@ -664,3 +664,29 @@ def test_threads_of_one_worker_take_turns(saved, many, tmp_path):
 def test_a_failed_shard_raises_and_keeps_the_rest(saved, examples, tmp_path):
     with ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="No model 'nowhere'"):
         gs.evaluate_shards(pool, "nowhere", examples, ["center"], tmp_path, shards=2)
+
+
+def test_photos_in_memory_are_told_apart_and_files_read_once(tmp_path, monkeypatch):
+    """Pixels make the difference between arrays; questions that follow each other share a file."""
+    from gscam_lib.datasets import example
+    from gscam_lib.evaluation.questions import tabulate
+
+    grey, other = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    other[0] = 9
+    images = [grey, other, other, Image.fromarray(grey), Image.fromarray(other)]
+    asked = [gs.Example(image, "a cat", ((0, 0, 1, 1),), "cat", str(i), "mine")
+             for i, image in enumerate(images)]  # fmt: skip
+    told = tabulate(asked)["question"].to_pylist()
+    assert told == [one.fingerprint().hex() for one in asked]
+    assert asked[0].photo != asked[1].photo == asked[2].photo
+
+    files = [tmp_path / f"{name}.png" for name in "ab"]
+    for file, image in zip(files, (grey, other), strict=True):
+        Image.fromarray(image).save(file)
+    read, reader = [], example._bytes_of
+    monkeypatch.setattr(example, "_bytes_of", lambda path: read.append(path) or reader(path))
+    asked = [gs.Example(file, name, ((0, 0, 1, 1),), name, file.stem, "mine")
+             for file in files for name in ("a cat", "a dog")]  # fmt: skip
+    told = tabulate(asked)["question"].to_pylist()
+    assert read == files
+    assert told == [one.fingerprint().hex() for one in asked]

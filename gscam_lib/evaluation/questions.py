@@ -6,7 +6,7 @@ and truth, so that rows of another photo or another truth are never taken for it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -69,19 +69,25 @@ def tabulate(dataset: Iterable[Example]) -> pa.Table:
 
 def _columns(dataset: Iterable[Example]) -> pa.Table:
     """The examples as columns, a chunk at a time: a million of them are never held at once."""
-    batches, examples, start = [], iter(dataset), 0
-    last: tuple[Any, Any] = (None, None)  # questions about one photo follow each other
+    batches, examples, start = [], _with_photos(dataset), 0
     while chunk := list(islice(examples, CHUNK)):
-        rows = []
-        for i, example in enumerate(chunk, start):
-            if last[0] is None or (last[0] is not example.image and last[0] != example.image):
-                last = example.image, example.photo
-            rows.append(_row(i, example, last[1]))
+        rows = [_row(start + i, *pair) for i, pair in enumerate(chunk)]
         columns = zip(*rows, strict=True)
         arrays = [_array(c, f) for c, f in zip(columns, SCHEMA, strict=True)]
         batches.append(pa.record_batch(arrays, schema=SCHEMA))
         start += len(chunk)
     return pa.Table.from_batches(batches, SCHEMA)
+
+
+def _with_photos(dataset: Iterable[Example]) -> Iterator[tuple[Example, Any]]:
+    """Examples with what tells their photo: read once for questions that follow each other."""
+    last: Any = None
+    photo: Any = None
+    for example in dataset:
+        file = (example.image, example.file) if isinstance(example.image, str | Path) else None
+        if file is None or file != last:
+            last, photo = file, example.photo
+        yield example, photo
 
 
 def _row(position: int, example: Example, photo: Any) -> tuple[Any, ...]:
