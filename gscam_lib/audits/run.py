@@ -231,7 +231,8 @@ def _asked(
     asked = list(dict.fromkeys([*given, *_contrasts(contrasts)]))
     if not asked:
         raise ValueError("Got no prompts; expected at least one, such as 'a dog'.")
-    _known_method(model, method)
+    check_method(method)
+    METHODS[read_method(method)[0]].check_tower(model)
     unknown = [f for f in fills if f not in FILLS]
     if unknown or not len(fills) or isinstance(fills, str):
         raise ValueError(f"Got fills={fills!r}; expected some of {', '.join(FILLS)}.")
@@ -254,17 +255,6 @@ def _asked(
         words = check_prompts(controls)
     spread = np.linspace(0, count - 1, min(stability, count)).round().astype(int)
     return Asked(known, words, [method], list(fills), frozenset(spread.tolist())), notes
-
-
-def _known_method(model: Model, method: str) -> None:
-    check_method(method)
-    name, _ = read_method(method)
-    if model.tower not in METHODS[name].towers:
-        fits = [m.name for m in METHODS.values() if model.tower in m.towers]
-        raise ValueError(
-            f"'{name}' is not defined for the image tower of {model.name}; there are: "
-            f"{', '.join(fits)}."
-        )
 
 
 def _contrasts(given: Any) -> list[Target]:

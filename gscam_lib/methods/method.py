@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import torch
 from torch import Tensor
 
-from gscam_lib.model.network import TOWERS
+from gscam_lib.model.network import TOWERS, Network
 from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
@@ -191,14 +191,18 @@ class Method:
         """Return the map (h, w) ≥ 0 of a prompt on a traced photo."""
         check_trace(trace)
         taken = check_options(self.name, options)
-        if trace.model.tower not in self.towers:
-            fits = [m.name for m in METHODS.values() if trace.model.tower in m.towers]
+        self.check_tower(trace.model)
+        return finite(trace, self.function(trace, prompt, **taken), "map")
+
+    def check_tower(self, model: Network) -> None:
+        """Raise ValueError where the method is not defined for a model's image tower."""
+        if model.tower not in self.towers:
+            fits = [m.name for m in METHODS.values() if model.tower in m.towers]
             raise ValueError(
                 f"'{self.name}' is defined for image towers of kind {', '.join(self.towers)}; "
-                f"{trace.model.name} is {TOWERS[trace.model.tower]} ('{trace.model.tower}'). "
+                f"{model.name} is {TOWERS[model.tower]} ('{model.tower}'). "
                 f"Methods for it: {', '.join(fits)}."
             )
-        return finite(trace, self.function(trace, prompt, **taken), "map")
 
 
 METHODS: dict[str, Method] = {}
