@@ -7,8 +7,9 @@ prompt: hottest, coldest and random regions are looked up, for as many prompts a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def look(model: Model, item: Item, position: int, asked: Asked) -> Row:
     trace = model.trace(photo)
     image = np.asarray(trace.geometry.to_input(trace.photo))
     masks = list(window_masks(*image.shape[:2]))
-    scores = Scores(model, asked.all)
+    scores = partial(scores_of, model, asked.all)
     cover = [covered(image, masks, how) for how in asked.fills]
     whole = photo if trace.geometry.fit == "squash" else Image.fromarray(image)
     crops = embed(trace, [cut(whole, place) for place in windows()])
@@ -84,25 +85,9 @@ def look(model: Model, item: Item, position: int, asked: Asked) -> Row:
     return row | {"seconds": time.perf_counter() - start}
 
 
-class Scores:
-    """Scores of embeddings (n, D) for many prompts: (n, Q), those of one vector at once."""
-
-    def __init__(self, model: Model, prompts: Sequence[Prompt]) -> None:
-        self.model, self.prompts = model, prompts
-        vectors = [model.encode_target(prompt) for prompt in prompts]
-        self._plain = [i for i, v in enumerate(vectors) if len(v) == 1]
-        self._rest = [i for i, v in enumerate(vectors) if len(v) > 1]
-        self._vectors = torch.cat([vectors[i] for i in self._plain]) if self._plain else None
-
-    def __call__(self, embeddings: Tensor) -> Array:
-        """Logits; log probabilities for prompts that are held against others."""
-        found = np.empty((len(embeddings), len(self.prompts)), np.float32)
-        if self._vectors is not None:
-            logits = self.model.logit_scale * embeddings @ self._vectors.T + self.model.logit_bias
-            found[:, self._plain] = logits.cpu().numpy()
-        for i in self._rest:
-            found[:, i] = self.model.scores(embeddings, self.prompts[i]).cpu().numpy()
-        return found
+def scores_of(model: Model, prompts: Sequence[Prompt], embeddings: Tensor) -> Array:
+    """Scores of embeddings (n, D) for many prompts: (n, Q)."""
+    return torch.stack([model.scores(embeddings, p) for p in prompts], 1).cpu().float().numpy()
 
 
 def embed(trace: Trace, pictures: Sequence[Array | Image.Image]) -> Tensor:
@@ -124,7 +109,7 @@ def _maps(trace: Trace, asked: Asked) -> Array:
 
 
 def _regions(
-    trace: Trace, item: Item, image: Array, asked: Asked, scores: Scores
+    trace: Trace, item: Item, image: Array, asked: Asked, scores: Callable[[Tensor], Array]
 ) -> dict[str, Any]:
     """What covering each region does, and what covering the same shape elsewhere does."""
     names, masks, cover, control = [], [], [], []
