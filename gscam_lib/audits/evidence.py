@@ -18,11 +18,11 @@ import pandas as pd
 from scipy import stats
 
 from gscam_lib.audits.crops import Cluster
-from gscam_lib.audits.groups import difference, sides
+from gscam_lib.audits.groups import correct, difference, sides
 from gscam_lib.audits.photos import Collection, as_text
 from gscam_lib.audits.seen import Seen
-from gscam_lib.evaluation.statistics import holm, paired_difference
-from gscam_lib.figures.decision import ENOUGH, LEVEL
+from gscam_lib.evaluation.statistics import paired_difference
+from gscam_lib.figures.decision import ENOUGH
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
@@ -58,7 +58,8 @@ def evidence(seen: Seen, method: int = 0, *, samples: int = SAMPLES) -> pd.DataF
             rows.append({"prompt": prompt, "method": seen.asked.methods[method], "what": name,
                          "photos": len(values), **tested})  # fmt: skip
     table = pd.DataFrame(rows, columns=[c for c in EVIDENCE if c not in ("p (Holm)", "decided")])
-    return _decide(table, "decided", one_sided=False)
+    correct(table, table["photos"], "decided")
+    return table[list(EVIDENCE)]
 
 
 # ---------------------------------------------------------------- suspects
@@ -84,20 +85,12 @@ def decide(rows: Sequence[Row]) -> pd.DataFrame:
     found: the interval of its effect lies above 0, the larger of its two p-values, corrected
     (Holm), is below .05, every fill agrees in sign, and there are five photos or more.
     """
-    return _decide(pd.DataFrame(list(rows), columns=[c for c in SUSPECTS if c not in
-                                                     ("p (Holm)", "found")]), "found")  # fmt: skip
-
-
-def _decide(table: pd.DataFrame, name: str, one_sided: bool = True) -> pd.DataFrame:
-    tested = table["p"].notna() & (table["photos"] >= ENOUGH)
-    table["p (Holm)"] = 1.0
-    if tested.any():
-        table.loc[tested, "p (Holm)"] = holm(table.loc[tested, "p"].to_numpy())
-    sure = (table["low"] > 0) | ((table["high"] < 0) & (not one_sided))
-    agree = table["fills"].map(_agree) if "fills" in table else True
-    table[name] = (tested & sure & (table["p (Holm)"] < LEVEL) & agree).astype(bool)
-    order = SUSPECTS if name == "found" else EVIDENCE
-    return table[list(order)].reset_index(drop=True)
+    table = pd.DataFrame(
+        list(rows), columns=[c for c in SUSPECTS if c not in ("p (Holm)", "found")]
+    )
+    correct(table, table["photos"], "found")
+    table["found"] &= (table["low"] > 0) & table["fills"].map(_agree).astype(bool)
+    return table[list(SUSPECTS)]
 
 
 def _agree(fills: str) -> bool:

@@ -12,7 +12,7 @@ from statsmodels.stats.power import TTestIndPower, TTestPower
 from gscam_lib.audits.photos import PAIR, UNIT, Collection, as_text
 from gscam_lib.audits.seen import Seen
 from gscam_lib.evaluation.statistics import holm, paired_difference
-from gscam_lib.figures.decision import ENOUGH, LEVEL
+from gscam_lib.figures.decision import ENOUGH, LEVEL, decided
 
 Array = np.ndarray[Any, Any]
 POWER = 0.8
@@ -122,17 +122,26 @@ def compare(
                               "group": group, "other": other, **row})  # fmt: skip
     frame = pd.DataFrame(found, columns=[c for c in GROUPS if c not in
                                          ("p (Holm)", "decided", "detectable d")])  # fmt: skip
-    enough = (frame[["photos", "other photos"]].min(axis=1) >= ENOUGH) & frame["p"].notna()
-    frame["p (Holm)"] = 1.0
-    if enough.any():
-        frame.loc[enough, "p (Holm)"] = holm(frame.loc[enough, "p"].to_numpy())
-    sure = (frame["low"] > 0) | (frame["high"] < 0)
-    frame["decided"] = (enough & sure & (frame["p (Holm)"] < LEVEL)).astype(bool)
+    tests = correct(frame, frame[["photos", "other photos"]].min(axis=1), "decided")
     frame["detectable d"] = [
-        detectable(int(n), int(m), max(1, int(enough.sum())), bool(pair))
+        detectable(int(n), int(m), max(1, tests), bool(pair))
         for n, m, pair in zip(frame["photos"], frame["other photos"], frame["paired"], strict=True)
     ]
     return frame[list(GROUPS)]
+
+
+def correct(frame: pd.DataFrame, photos: pd.Series, name: str) -> int:
+    """Add p (Holm) and, called `name`, whether a row is `decided`; return how many were tested.
+
+    frame: low, high and p; photos: of each row. Rows with fewer than five are not tested.
+    """
+    tested = (photos >= ENOUGH) & frame["p"].notna()
+    frame["p (Holm)"] = 1.0
+    if tested.any():
+        frame.loc[tested, "p (Holm)"] = holm(frame.loc[tested, "p"].to_numpy())
+    rows = frame[["low", "high", "p (Holm)"]].to_dict("records")
+    frame[name] = np.array([decided(row) for row in rows], bool)
+    return int(tested.sum())
 
 
 def _pairs(table: pd.DataFrame, inside: Array, outside: Array) -> Array | None:
