@@ -49,8 +49,7 @@ def gscorecam(
     ValueError. Chen et al., gScoreCAM: What Objects Is CLIP Looking At?, ACCV 2022.
     """
     options = {"k": k, "ranking": ranking, "weighting": weighting, "seed": seed}
-    if weighting == "uniform":
-        _check_scored(weighting, budget, tolerance)
+    if weighting == "uniform" and budget is None and tolerance is None:
         return trace.activations[_chosen(trace, prompt, options)].mean(0).relu()
     return _last(trace, prompt, "gscorecam", options, budget, tolerance).map
 
@@ -94,13 +93,6 @@ def _chosen(trace: Trace, prompt: Prompt, options: Mapping[str, Any]) -> Tensor:
     return worth.argsort(descending=True, stable=True)[:k]
 
 
-def _check_scored(weighting: Any, budget: int | None, tolerance: float | None) -> None:
-    if weighting == "uniform" and (budget is not None or tolerance is not None):
-        raise ValueError(
-            "Got a budget or a tolerance for weighting='uniform', which scores no masked copies."
-        )
-
-
 def sharpened(
     trace: Trace,
     asked: Sequence[tuple[Prompt, Mapping[str, Any]]],
@@ -118,7 +110,11 @@ def sharpened(
     questions = []
     for prompt, options in asked:
         weighting = options.get("weighting", "softmax")
-        _check_scored(weighting, 1, None)
+        if weighting == "uniform":
+            raise ValueError(
+                "Got a budget or a tolerance for weighting='uniform', which scores no masked "
+                "copies."
+            )
         every = torch.arange(len(trace.activations), device=trace.activations.device)
         channels = every if method == "scorecam" else _chosen(trace, prompt, options)
         questions.append(Question(prompt, channels, weighting))
