@@ -1,7 +1,7 @@
 """PLANTED-10: scenes with ten cues that a model may take for a thing, each there or not by design.
 
-Which cues a scene shows is drawn so that no cue goes with another: what is planted afterwards (in a
-prompt's vector, see `audits.truth`) is the one thing that tells them apart.
+Which cues a scene shows is drawn so that no cue goes with another: what a model is taught of one
+afterwards is the one thing that tells them apart.
 """
 
 from __future__ import annotations

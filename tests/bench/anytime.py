@@ -27,7 +27,7 @@ from gscam_lib import scenes
 from gscam_lib.boxes import Heatmap, heatmap_to_box
 from gscam_lib.datasets import CocoDataset, Example
 from gscam_lib.evaluation import statistics
-from gscam_lib.evaluation.metrics import best_iou, iou, pointing_hit
+from gscam_lib.evaluation.metrics import best_iou, boxes_to_mask, iou, pointing_hit
 from gscam_lib.evaluation.questions import known_examples
 from gscam_lib.heatmaps import heatmap, several
 from gscam_lib.methods import anytime
@@ -84,9 +84,7 @@ def agreement(heat: Heatmap, full: Heatmap, example: Example) -> dict[str, float
     like = float(heat.flat and full.flat) if both else float(
         np.corrcoef(heat.values.flat, full.values.flat)[0, 1])  # fmt: skip
     same = float(ours is theirs) if ours is None or theirs is None else iou(ours, theirs)
-    true = np.zeros(full.values.shape, bool)
-    for x0, y0, x1, y1 in np.asarray(example.boxes).round().astype(int):
-        true[y0:y1, x0:x1] = True
+    true = boxes_to_mask(example.boxes, full.values.shape)
     hits = [best_iou(b, example.boxes) >= 0.5 for b in (ours, theirs)]
     points = [pointing_hit(h.values, true) for h in (heat, full)]
     return {"correlation": like, "iou": same, "band": -1.0 if heat.band is None else heat.band,
