@@ -274,7 +274,7 @@ def prompts_and_channel(page, model):
     page.get_by_role("button", name="Its strongest pictures").press("Enter")
     page.get_by_text("among the photos on offer").wait_for()
     settle(page)
-    shot(page, "prompts", f"Several prompts, true boxes, one channel's pictures; {WEIGHTS}.")
+    shot(page, "prompts", f"One channel: what its mask leaves, its strongest pictures; {WEIGHTS}.")
     nameless(page)
     control(page, "Photo beside").uncheck()
 
@@ -347,19 +347,29 @@ def upload_and_break(page, tmp_path):
     upload(page, good)
     changed(page, before)
     assert control(page, "Photo").locator("option:checked").inner_text() == good.name
+    ask(page, "bicycle")
     upload(page, broken)
     page.locator(".gscam-error").filter(has_text="broken.png cannot be read").wait_for()
+    page.locator(".gscam-error").scroll_into_view_if_needed()
     shot(page, "broken_file", f"A broken upload is refused in place; {WEIGHTS}.")
     good.rename(tmp_path / f"{HARM}.png")
     upload(page, tmp_path / f"{HARM}.png")
     listed = control(page, "Photo").locator("option").filter(has_text=HARM)
     listed.wait_for(state="attached")
     harmless(page, HARM + ".png")
-    control(page, "Prompts").fill(HARM)
-    control(page, "Prompts").press("Enter")
-    page.locator(STATE).filter(has_text=f"“{HARM}”").wait_for()
-    settle(page)
+    ask(page, HARM)
     harmless(page, HARM + ".png")
+    before = text(page)
+    control(page, "Photo").select_option(label="multi: cow, suitcase, bowl")
+    changed(page, before)
+    ask(page, "cow")
+
+
+def ask(page, prompt):
+    control(page, "Prompts").fill(prompt)
+    control(page, "Prompts").press("Enter")
+    page.locator(STATE).filter(has_text=f"“{prompt}”").wait_for()
+    settle(page)
 
 
 def harmless(page, name):
