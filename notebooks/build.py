@@ -2,6 +2,7 @@
 
     python notebooks/build.py class       # notebooks/class_*.ipynb from the notebooks with blanks
     python notebooks/build.py index       # figures/README.md: figure, notebook, cell, the paper's
+    python notebooks/build.py lessons OUT # plan, quiz, handout, slides and key of three lessons
     python notebooks/build.py site OUT    # one folder of HTML that needs no server
 
 Needs nbformat and nbconvert, which come with JupyterLab.
@@ -16,21 +17,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # as a script, too
+from notebooks import classes, teach
 
 if TYPE_CHECKING:
     from gscam_lib.explorer.panel import Explorer
 
 ROOT = Path(__file__).resolve().parents[1]
-BLANK = re.compile(r"^(?P<name>\s*[\w\[\], .]+? = )(?P<answer>.+?)(?P<task>  # ✎ .+)$", re.M)
-EMPTY = "FILL_ME_IN"  # of a blank; Python's own error then names it
-IN_CLASS = re.compile(r"\(In class: .*?\)", re.S)  # what the teacher's notebook says of its copy
-TO_DO = (
-    f"Fill in what stands as `{EMPTY}`: each line marked `# ✎` says what it must give. Python "
-    "stops at the first that is empty; the checks tell when one is filled well."
-)
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PAPER = {
     "channels_sheet": "channels ordered by gradient",
@@ -48,65 +45,6 @@ PAPER = {
 }
 
 MAKERS = {"bench": "`make bench`", "explorer_": "tests/test_browser.py"}  # figures of no notebook
-
-
-# ---------------------------------------------------------------- class notebooks
-
-
-def with_blanks(notebook: Any) -> Any:
-    """A copy of a notebook for class: lines marked `# ✎ task` lose what is right of the `=`.
-
-    Outputs are taken out; what stands as "(In class: …)" gives way to what is to be done.
-    Raises ValueError where no line is marked.
-    """
-    import nbformat
-
-    copy = nbformat.from_dict(notebook)  # type: ignore[no-untyped-call]
-    count = 0
-    for cell in copy.cells:
-        if cell.cell_type == "code":
-            cell.source, found = BLANK.subn(rf"\g<name>{EMPTY}\g<task>", cell.source)
-            cell.outputs, cell.execution_count = [], None
-            count += found
-        else:
-            cell.source = IN_CLASS.sub(TO_DO, cell.source)
-    if not count:
-        raise ValueError("Got a notebook without blanks; mark lines as `name = …  # ✎ task`.")
-    return copy
-
-
-def filled(notebook: Any, teacher: Any) -> Any:
-    """A class notebook with every blank that is still empty filled from the teacher's notebook."""
-    import nbformat
-
-    copy = nbformat.from_dict(notebook)  # type: ignore[no-untyped-call]
-    lines = "\n".join(c.source for c in teacher.cells if c.cell_type == "code")
-    answers = {(m["name"], m["task"]): m["answer"] for m in BLANK.finditer(lines)}
-    for cell in copy.cells:
-        if cell.cell_type == "code":
-            cell.source = BLANK.sub(
-                lambda m: (
-                    m["name"] + answers[m["name"], m["task"]] + m["task"]
-                    if m["answer"] == EMPTY
-                    else m[0]
-                ),
-                cell.source,
-            )
-    return copy
-
-
-def write_class_notebooks(folder: Path = ROOT / "notebooks") -> list[Path]:
-    """Write class_NAME.ipynb beside every notebook with marked lines; returns their paths."""
-    import nbformat
-
-    written = []
-    for path in notebooks(folder):
-        notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-        if any(BLANK.search(c.source) for c in notebook.cells if c.cell_type == "code"):
-            target = path.with_name(f"class_{path.name}")
-            nbformat.write(with_blanks(notebook), target)  # type: ignore[no-untyped-call]
-            written.append(target)
-    return written
 
 
 def notebooks(folder: Path = ROOT / "notebooks") -> list[Path]:
@@ -325,18 +263,20 @@ def _head(path: Path) -> tuple[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one of: class, index, class index, site OUT. Raises ValueError for anything else."""
+    """Run one of: class, index, class index, lessons OUT, site OUT; ValueError for others."""
     match list(arguments):
         case ["class", *rest]:
-            write_class_notebooks()
+            classes.write()
             if rest:
                 main(rest)
+        case ["lessons", out]:
+            teach.write(Path(out))
         case ["index"]:
             write_index()
         case ["site", out]:
             write_site(Path(out))
         case other:
-            raise ValueError(f"Got {other}; expected class, index, or site OUT.")
+            raise ValueError(f"Got {other}; expected class, index, lessons OUT, or site OUT.")
 
 
 if __name__ == "__main__":

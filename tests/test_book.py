@@ -24,31 +24,6 @@ def notebook():
     return new_notebook(cells=[new_markdown_cell(LEAD), cell])
 
 
-def test_blanks_take_the_answers_and_the_outputs_out(notebook):
-    blank = book.with_blanks(notebook)
-    code = blank.cells[1]
-    assert code.source.splitlines()[1::2] == [
-        "b = FILL_ME_IN  # ✎ one more than a",
-        "c, d = FILL_ME_IN  # ✎ swap",
-    ]
-    assert not code.outputs
-    assert code.execution_count is None
-    assert notebook.cells[1].source == SOURCE, "the teacher's notebook stays"
-    assert "FILL_ME_IN" in blank.cells[0].source
-    assert "In class" not in blank.cells[0].source
-    with pytest.raises(NameError, match="FILL_ME_IN"):
-        exec(code.source)
-    with pytest.raises(ValueError, match="blanks"):
-        book.with_blanks(new_notebook(cells=[new_code_cell("a = 1")]))
-
-
-def test_filling_gives_the_teachers_lines_back_and_keeps_the_students(notebook):
-    blank = book.with_blanks(notebook)
-    assert book.filled(blank, notebook).cells[1].source == SOURCE
-    blank.cells[1].source = blank.cells[1].source.replace("b = FILL_ME_IN", "b = 2")
-    assert "b = 2  # ✎" in book.filled(blank, notebook).cells[1].source
-
-
 @pytest.fixture
 def folder(tmp_path, notebook):
     notebook.cells.append(
@@ -61,14 +36,6 @@ def folder(tmp_path, notebook):
     for name in ("00_one", "01_two"):
         nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
     return tmp_path
-
-
-def test_class_notebooks_are_written_for_marked_ones_alone(folder):
-    plain = new_notebook(cells=[new_code_cell("a = 1")])
-    nbformat.write(plain, folder / "notebooks" / "02_plain.ipynb")
-    written = book.write_class_notebooks(folder / "notebooks")
-    assert [p.name for p in written] == ["class_00_one.ipynb", "class_01_two.ipynb"]
-    assert next(p.name for p in book.notebooks(folder / "notebooks")) == "00_one.ipynb"
 
 
 def test_index_names_notebook_and_cell(folder):

@@ -1,4 +1,4 @@
-"""The notebooks: they run, they keep the rules of the series, and the class version can be solved.
+"""The notebooks: they run, and they keep the rules of the series.
 
 Each runs under nbmake with the small setting that its first cell carries (metadata nbmake.mock).
 """
@@ -23,9 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = book.notebooks()
 BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 READERS_PHOTO = Path("../data/scenes/single/images/0000.jpg")  # as a notebook would name it
-CLASS = sorted((ROOT / "notebooks").glob("class_*.ipynb"))
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-by_class = pytest.mark.parametrize("path", CLASS, ids=lambda p: p.stem)
 
 
 def read(path):
@@ -161,32 +159,3 @@ def test_the_index_of_figures_is_the_written_one(tmp_path):
 def test_the_papers_figures_are_matched_with_figures_that_exist():
     saved = {name for path in NOTEBOOKS for name, _ in book.saved_figures(path)}
     assert set(book.PAPER) <= saved
-
-
-# ---------------------------------------------------------------- the class version
-
-
-def test_there_is_a_class_version():
-    assert [p.stem for p in CLASS] == ["class_08_by_hand"]
-
-
-@by_class
-def test_class_version_is_made_from_the_teachers(path):
-    teacher = read(path.with_name(path.name.removeprefix("class_")))
-    made = book.with_blanks(teacher)
-    assert [c.source for c in read(path).cells] == [c.source for c in made.cells], "make figures"
-    blanks = "\n".join(c.source for c in code(path)).count(f"= {book.EMPTY}  # ✎")
-    assert blanks >= 10
-    assert not any(c.outputs for c in code(path))
-
-
-@by_class
-def test_class_version_fails_empty_and_runs_when_filled(path, tmp_path):
-    """The checks in it notice a blank, and the teacher's answers satisfy them."""
-    empty, full = tmp_path / "empty.ipynb", tmp_path / "full.ipynb"
-    nbformat.write(read(path), empty)
-    teacher = read(path.with_name(path.name.removeprefix("class_")))
-    nbformat.write(book.filled(read(path), teacher), full)
-    assert nbmake(empty, tmp_path).returncode == 1
-    done = nbmake(full, tmp_path)
-    assert done.returncode == 0, done.stdout[-3000:]
