@@ -9,7 +9,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container, Jupyter
 export HF_HUB_OFFLINE ?= 1
 SHIPPED := GSCAM_FIGURES=$(CURDIR)/figures  # elsewhere figures are saved beside the shipped ones
 
-.PHONY: figures book lab app test soak lint bench clean
+.PHONY: figures book lessons lab app test soak lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	$(SHIPPED) $(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
@@ -19,6 +19,9 @@ figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 
 book: $(READY)  ## the executed notebooks as a static site in build/book; open its index.html
 	$(BIN)/python notebooks/build.py site build/book
+
+lessons: $(READY)  ## three lessons of 45 minutes: plan, quiz, handout, slides, key, in build/lessons
+	$(BIN)/python notebooks/build.py lessons build/lessons
 
 lab: $(READY)  ## open the notebooks
 	$(BIN)/jupyter lab $(ROOT) notebooks

@@ -235,7 +235,8 @@ def _slides_of(part: Sequence[Any]) -> Iterator[str]:
         said = "".join(markdown(d["text/markdown"]) for d in shown if "text/markdown" in d)
         if images:
             pictures = "".join(picture(data, f"Figure: {title}") for data in images)
-            yield f'<h2>{html.escape(title)}</h2>{pictures}<div class="long">{said}</div>'
+            head = MarkdownIt().renderInline(title)
+            yield f'<h2>{head}</h2>{pictures}<div class="long">{said}</div>'
 
 
 # ---------------------------------------------------------------- key, and all of it
