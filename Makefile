@@ -17,7 +17,7 @@ figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	    --ExecutePreprocessor.store_widget_state=False $(NOTEBOOKS)
 	$(BIN)/python notebooks/build.py class index
 
-book: $(READY)  ## the executed notebooks as a static site in build/book; open its index.html
+book: lessons  ## the executed notebooks as a static site in build/book, with the lessons beside it
 	$(BIN)/python notebooks/build.py site build/book
 
 lessons: $(READY)  ## three lessons of 45 minutes: plan, quiz, handout, slides, key, in build/lessons
@@ -29,10 +29,11 @@ lab: $(READY)  ## open the notebooks
 app: $(READY)  ## serve the explorer to a classroom; APP='--ip 0.0.0.0 --model photo-lite' for more
 	$(BIN)/python -m gscam_lib.explorer.app $(APP)
 
-test: lint  ## the whole test suite, with coverage; what is timed in a browser runs alone
-	$(BIN)/python -m pytest --ignore=tests/test_browser.py --numprocesses=auto --maxprocesses=4 \
+ALONE := tests/test_browser.py tests/test_lessons.py  # timed in a browser, or built once for all
+test: lint  ## the whole test suite, with coverage
+	$(BIN)/python -m pytest $(ALONE:%=--ignore=%) --numprocesses=auto --maxprocesses=4 \
 	    --dist=worksteal --cov=gscam_lib --cov-report=
-	$(BIN)/python -m pytest tests/test_browser.py --cov=gscam_lib --cov-append \
+	$(BIN)/python -m pytest $(ALONE) --cov=gscam_lib --cov-append \
 	    --cov-report=term-missing:skip-covered
 
 soak: $(READY)  ## 1,000 random interactions in a browser: memory, errors

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,27 @@ def filled(notebook: Any, answers: Mapping[tuple[str, str], str]) -> Any:
                         f"= {EMPTY}", f"= {answers[b.name, b.task]}"
                     )
             cell.source = "\n".join(lines)
+    return copy
+
+
+def fewer(notebook: Any, kept: Sequence[str]) -> Any:
+    """A notebook in which only lines that set one of `kept` are marked; the others stay as code.
+
+    Errors: ValueError for names that no marked line sets.
+    """
+    import nbformat
+
+    copy, there = nbformat.from_dict(notebook), set()  # type: ignore[no-untyped-call]
+    for cell in (c for c in copy.cells if c.cell_type == "code"):
+        lines, found = cell.source.splitlines(), blanks(cell.source)
+        there |= {blank.name for blank in found}
+        for blank in (b for b in found if b.name not in kept):
+            lines[blank.last] = lines[blank.last].partition(MARK)[0].rstrip()
+        cell.source = "\n".join(lines)
+    if astray := set(kept) - there:
+        raise ValueError(
+            f"Got {', '.join(sorted(astray))}; marked are: {', '.join(sorted(there))}."
+        )
     return copy
 
 

@@ -11,24 +11,28 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import nbformat
+import numpy as np
 import yaml
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from notebooks import classes
 
 FOLDER = Path(__file__).resolve().parent
 LESSONS = FOLDER / "lessons"
 APP, LIVE = "http://localhost:8866/", "../live/index.html"
+LIVE_METHODS = ("gscorecam", "scorecam", "gradcam")
 PICTURE = "first_look_network"
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -77,7 +81,8 @@ def teacher(stem: str) -> Any:
 
 
 def markdown(text: str) -> str:
-    """Markdown as HTML; tables scroll where they are wider than the page."""
+    """Markdown as HTML; wide tables scroll, and links to notebooks lead to their chapters."""
+    text = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](../book/\1.html)", text)
     made = MarkdownIt("commonmark").enable("table").render(text)
     return made.replace("<table>", '<div class="scroll"><table>').replace(
         "</table>", "</table></div>"
@@ -96,12 +101,33 @@ def picture(data: str, alt: str) -> str:
 
 
 def _figure(name: str) -> str:
-    from PIL import Image
-
     path = FOLDER.parent / "figures" / f"{name}.png"
     with Image.open(path) as opened:
         caption = str(opened.info.get("Description", name))
     return picture(base64.b64encode(path.read_bytes()).decode(), caption)
+
+
+def astronaut() -> Image.Image:
+    """Eileen Collins, by NASA."""
+    from skimage import data
+
+    return Image.fromarray(data.astronaut())
+
+
+def apple_with_note() -> Image.Image:
+    """A drawn apple on a table, with a note that says iPod."""
+    from gscam_lib import scenes
+    from gscam_lib.typography import put_label
+
+    look = scenes.Look(style=scenes.UNSEEN_STYLE, scale=(0.6, 0.7), max_angle=8, paper=True)
+    scene = scenes.compose(["apple"], background="table", seed=5, look=look)
+    return Image.fromarray(np.asarray(put_label(scene.image, "iPod")))
+
+
+PHOTOS: Mapping[str, Callable[[], Image.Image]] = {
+    "astronaut": astronaut, "apple with note": apple_with_note,
+}  # fmt: skip
+"""What a lesson may name as `draw_on`."""
 
 
 # ---------------------------------------------------------------- plan and quiz
@@ -110,31 +136,37 @@ def _figure(name: str) -> str:
 def plan(lesson: Lesson) -> str:
     """The teacher's page: links, presets, blanks, and the plan as it is written."""
     head = lesson.head
-    links = [f'<a href="{lesson.name}_{kind}">{what}</a>' for kind, what in (
-        ("handout.pdf", "handout"), ("slides.html", "slides"), ("quiz.html", "quiz"))]  # fmt: skip
-    links += [f'<a href="class_{head["notebook"]}.ipynb">notebook with blanks</a>',
-              '<a href="key.html">key</a>', '<a href="room.html">the room</a>']  # fmt: skip
-    presets = []
-    for preset in head["presets"]:
-        query = urlencode(preset["query"])
-        app = urlencode({k: v for k, v in preset["query"].items() if k != "model"})
-        served = f"<code>--model {preset['query']['model']}</code>"
-        presets.append(
-            f'<li>{preset["say"]}: <a href="{LIVE}?{query}">live page</a>, or the '
-            f'<a href="{APP}?{app}">app</a> with {served}</li>'
-        )
+    links = {
+        "index.html": "all lessons", f"{lesson.name}_handout.pdf": "handout",
+        f"{lesson.name}_slides.html": "slides", f"{lesson.name}_quiz.html": "quiz",
+        f"class_{head['notebook']}.ipynb": "notebook with blanks",
+        f"class_{head['notebook']}_14.ipynb": "for 14-year-olds",
+        "key.html": "key", "room.html": "the room",
+    }  # fmt: skip
+    nav = " · ".join(f'<a href="{to}">{text}</a>' for to, text in links.items())
     told = classes.sheet()[head["notebook"]]
     blanks = "".join(
         f"<li><details><summary><code>{name}</code></summary>{markdown(entry['hint'])}</details></li>"
         for name, entry in told.items()
     )
-    nav = f'<nav><a href="index.html">all lessons</a> · {" · ".join(links)}</nav>'
+    presets = "".join(f"<li>{preset['say']}: {_links(preset['query'])}</li>"
+                      for preset in head["presets"])  # fmt: skip
     body = (
-        f"{nav}<main><h1>{lesson.title}</h1><p>45 minutes. Notebook: <code>{head['notebook']}"
-        f"</code>.</p>{markdown(lesson.plan)}<h2>Opens as prepared</h2><ul>{''.join(presets)}</ul>"
+        f"<nav>{nav}</nav><main><h1>{lesson.title}</h1><p>45 minutes. Notebook: <code>"
+        f"{head['notebook']}</code>, of which the slides are made.</p>{markdown(lesson.plan)}"
+        f"<h2>Opens as prepared</h2><ul>{presets}</ul>"
         f"<h2>Blanks and their hints</h2><ul>{blanks}</ul></main>"
     )
     return page(lesson.title, body)
+
+
+def _links(query: Mapping[str, str]) -> str:
+    """Where a preset opens: on the live page, where that has the method, and in the app."""
+    served = urlencode({name: value for name, value in query.items() if name != "model"})
+    app = f'<a href="{APP}?{served}">app</a> with <code>--model {query["model"]}</code>'
+    if query.get("method", "gscorecam") not in LIVE_METHODS:
+        return app
+    return f'<a href="{LIVE}?{urlencode(query)}">live page</a>, or the {app}'
 
 
 def quiz(lesson: Lesson) -> str:
@@ -182,9 +214,26 @@ def handout(lesson: Lesson) -> str:
     lines = "".join(f"<p>{t}</p><p class='write'></p>" for t in lesson.head["today"])
     body = (
         f"<h1>{lesson.head['title']}</h1>{_figure(PICTURE)}<h2>Four steps</h2><ol>{listed}</ol>"
-        f"<h2>A dozen words</h2><dl>{meant}</dl><h2>Today</h2>{lines}"
+        f"<h2>A dozen words</h2><dl>{meant}</dl><h2>Today</h2>{_to_draw_on(lesson)}{lines}"
     )
     return page(lesson.title, body, "sheet")
+
+
+def _to_draw_on(lesson: Lesson) -> str:
+    """The lesson's photo, faint, once for each prompt; nothing where it has none."""
+    if "draw" not in lesson.head:
+        return ""
+    grey = PHOTOS[lesson.head["draw_on"]]().convert("L").resize((300, 300))
+    stream = io.BytesIO()
+    Image.blend(grey, Image.new("L", grey.size, 255), 0.45).save(stream, "JPEG", quality=80)
+    source = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    image = f'<img src="{source}" alt="The photo, to draw on">'
+    frames = "".join(
+        f"<figure>{image}<figcaption>“{prompt}”</figcaption></figure>"
+        for prompt in lesson.head["draw"]
+    )
+    return (f"<p>Before you look: where will the map of each be hot? Draw it.</p>"
+            f'<div class="draw">{frames}</div>')  # fmt: skip
 
 
 def to_pdf(source: Path, target: Path) -> bool:
@@ -205,38 +254,42 @@ def to_pdf(source: Path, target: Path) -> bool:
 def slides(lesson: Lesson) -> str:
     """A deck made from the notebook: what is asked, the figure, what to notice; then the quiz."""
     notebook = teacher(lesson.head["notebook"])
-    found = [f"<h1>{lesson.head['title']}</h1>", f"<h2>CLIP in one picture</h2>{_figure(PICTURE)}"]
+    found = [f"<h1>{lesson.head['title']}</h1><p class='keys'>→ and ← turn the pages</p>",
+             f"<h2>CLIP in one picture</h2>{_figure(PICTURE)}"]  # fmt: skip
     for part in classes.sections(notebook):
         if part and part[0].source.startswith("## Exercises"):
             break
         found += _slides_of(part)
     for n, one in enumerate(lesson.head["quiz"], 1):
         choices = "".join(f"<li>{html.escape(c)}</li>" for c in one.get("choices", ()))
-        answer = f"<details><summary>Answer</summary>{html.escape(one['answer'])}</details>"
+        answer = f"<p>{html.escape(one['answer'])}</p>"
+        answer = f"<details><summary>Answer</summary>{answer}</details>"
         found.append(f"<h2>{n}. {html.escape(one['ask'])}</h2><ul>{choices}</ul>{answer}")
     body = "".join(f'<section tabindex="-1">{slide}</section>' for slide in found)
     return page(lesson.title, f"<main>{body}</main>{KEYS}", "deck")
 
 
 def _slides_of(part: Sequence[Any]) -> Iterator[str]:
+    """Slides of a section: each text, and each figure with what the cell said."""
     left = [c for c in part if classes.BEYOND not in c.metadata.get("tags", [])]
     if any(c.cell_type == "code" for c in part) and not any(c.cell_type == "code" for c in left):
         return
     title = ""
     for cell in left:
         if cell.cell_type == "markdown":
-            text = classes.FOLDED.sub("", cell.source)
+            text = classes.IN_CLASS.sub("", cell.source)
             if text.startswith(("# ", "## ")):
-                title = text.partition("\n")[0].lstrip("# ")
-            yield f'<div class="long">{markdown(text)}</div>'
+                heading, _, text = text.partition("\n")
+                title = MarkdownIt().renderInline(heading.lstrip("# "))
+            if text.strip():
+                yield f'<h2>{title}</h2><div class="long">{markdown(text)}</div>'
             continue
         shown = [o.get("data", {}) for o in cell.outputs]
-        images = [d["image/png"] for d in shown if "image/png" in d]
         said = "".join(markdown(d["text/markdown"]) for d in shown if "text/markdown" in d)
-        if images:
-            pictures = "".join(picture(data, f"Figure: {title}") for data in images)
-            head = MarkdownIt().renderInline(title)
-            yield f'<h2>{head}</h2>{pictures}<div class="long">{said}</div>'
+        tables = [d["text/html"] for d in shown if "<table" in d.get("text/html", "")]
+        drawn = [picture(d["image/png"], f"Figure: {title}") for d in shown if "image/png" in d]
+        if drawn or tables:
+            yield (f'<h2>{title}</h2>{"".join(drawn + tables)}<div class="long said">{said}</div>')
 
 
 # ---------------------------------------------------------------- key, and all of it
@@ -278,18 +331,25 @@ def write(out: Path) -> Path:
             made[""] = made[""].replace("_handout.pdf", "_handout.html")
         for ending, text in made.items():
             _put(out, lesson.name + ending, text)
-        shutil.copy(FOLDER / f"class_{lesson.head['notebook']}.ipynb", out)
-        items.append(f'<li><a href="{lesson.name}.html">{lesson.head["title"]}</a></li>')
+        _notebooks(lesson, out)
+        link = f'<a href="{lesson.name}.html">{lesson.head["title"]}</a>'
+        items.append(f"<li>{link}<br>{lesson.head['lead']}</li>")
     _put(out, "key", key())
     room = markdown((LESSONS / "room.md").read_text(encoding="utf-8"))
     back = '<nav><a href="index.html">all lessons</a></nav>'
     _put(out, "room", page("The room", f"{back}<main><h1>The room</h1>{room}</main>"))
-    body = (
-        f"<main><h1>Three lessons of 45 minutes</h1><ol>{''.join(items)}</ol><p>"
-        "<a href='room.html'>Prepare the room, one app for a class</a> · "
-        "<a href='key.html'>Key</a></p></main>"
-    )
-    return _put(out, "index", page("Three lessons", body))
+    index = (LESSONS / "index.md").read_text(encoding="utf-8")
+    body = markdown(index).replace("@lessons@", f"<ol>{''.join(items)}</ol>")
+    return _put(out, "index", page("Three lessons", f"<main>{body}</main>"))
+
+
+def _notebooks(lesson: Lesson, out: Path) -> None:
+    """The lesson's class notebook, and one with the blanks for 14-year-olds alone."""
+    stem, young = lesson.head["notebook"], lesson.head["young"]
+    shutil.copy(FOLDER / f"class_{stem}.ipynb", out)
+    told = {name: entry for name, entry in classes.sheet()[stem].items() if name in young}
+    made = classes.with_blanks(classes.fewer(teacher(stem), young), stem, told)
+    nbformat.write(made, out / f"class_{stem}_14.ipynb")  # type: ignore[no-untyped-call]
 
 
 def _put(out: Path, name: str, text: str) -> Path:
