@@ -118,18 +118,18 @@ class AttackComposer(Live):
 def _controls(first: Attack) -> list[list[c.Control]]:
     return [
         [
-            c.choice("thing", "Object", [(name, name) for name in sorted(NAMES)], first.thing),
-            c.choice("background", "Behind it", [(b, b) for b in BACKGROUNDS], first.background),
-            c.percent("scale", "Its size", first.scale, 20),
+            c.choice("thing", [(name, name) for name in sorted(NAMES)], first.thing),
+            c.choice("background", [(b, b) for b in BACKGROUNDS], first.background),
+            c.percent("scale", first.scale, 20),
         ],
         [
-            c.control("text", "word", "Note says", first.word),
-            c.percent("width", "Note size", first.width, 10),
-            c.percent("x", "Across", first.at[0]),
-            c.percent("y", "Down", first.at[1]),
+            c.control("text", "word", first.word),
+            c.percent("width", first.width, 10),
+            c.percent("x", first.at[0]),
+            c.percent("y", first.at[1]),
         ],
-        [c.control("text", "others", "Others", "; ".join(OTHERS), hint="names to choose from")],
+        [c.control("text", "others", "; ".join(OTHERS))],
         c.drawing("box", "contour", "beside", on=("beside",)),
-        [c.control("button", "figure", "Save figure"), c.control("button", "page", "Save page")],
+        [c.control("button", "figure"), c.control("button", "page")],
         c.CHANNEL,
     ]

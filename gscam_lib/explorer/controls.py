@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -9,9 +10,6 @@ from typing import Any
 from gscam_lib.explorer.request import Answer, Finding, Request
 
 Control = dict[str, Any]
-CHECKS = {
-    "box": "Box", "contour": "Contour", "truth": "True boxes", "beside": "Photo beside",
-}  # fmt: skip
 THRESHOLDS: list[tuple[Any, str]] = [
     ("otsu", "Otsu"), *((i / 100, f"{i / 100:.2f}") for i in range(1, 101)),
 ]  # fmt: skip
@@ -26,40 +24,46 @@ def read(name: str) -> str:
     return files("gscam_lib.explorer").joinpath(name).read_text(encoding="utf-8")
 
 
+def texts(language: str = "en") -> dict[str, Any]:
+    """What readers see, in one place: labels of controls by name, sentences with {blanks}."""
+    found: dict[str, Any] = json.loads(read(f"texts/{language}.json"))
+    return found
+
+
 def values(groups: Sequence[Sequence[Control]]) -> dict[str, Any]:
     """Where the controls stand: name -> value."""
     return {c["name"]: c["value"] for group in groups for c in group if "value" in c}
 
 
-def choice(name: str, label: str, options: Sequence[tuple[Any, str]], value: Any) -> Control:
-    """One of several (value, text)."""
-    return {"kind": "select", "name": name, "label": label, "value": value,
-            "options": [list(option) for option in options]}  # fmt: skip
+def choice(name: str, options: Sequence[tuple[Any, str]], value: Any) -> Control:
+    """One of several (value, text); its label, as that of all controls, stands in `texts`."""
+    listed = [list(option) for option in options]
+    return {"kind": "select", "name": name, "value": value, "options": listed}
 
 
-def slider(name: str, label: str, options: Sequence[tuple[Any, str]], value: Any) -> Control:
+def slider(name: str, options: Sequence[tuple[Any, str]], value: Any) -> Control:
     """One of several (value, text) in a row, moved by hand or arrow keys."""
-    return {**choice(name, label, options, value), "kind": "range"}
+    return {**choice(name, options, value), "kind": "range"}
 
 
-def percent(name: str, label: str, value: float, low: int = 0) -> Control:
+def percent(name: str, value: float, low: int = 0) -> Control:
     """A share, as a percentage."""
-    return slider(name, label, [(i / 100, f"{i} %") for i in range(low, 101)], value)
+    return slider(name, [(i / 100, f"{i} %") for i in range(low, 101)], value)
 
 
-def control(kind: str, name: str, label: str, value: Any = None, **more: Any) -> Control:
+def control(kind: str, name: str, value: Any = None) -> Control:
     """A "text" (Enter sends it), a "check", a "button", or a "file"."""
     stands = {} if kind in ("button", "file") else {"value": value}
-    return {"kind": kind, "name": name, "label": label, **stands, **more}
+    return {"kind": kind, "name": name, **stands}
 
 
 def drawing(*checks: str, opacity: float = 0.75, threshold: Any = "otsu", on: Any = ("box",)
             ) -> list[Control]:  # fmt: skip
-    """How maps are drawn: opacity, what is in the box, and of CHECKS some, `on` checked."""
+    """How maps are drawn: opacity, what is in the box, and some checks, `on` checked."""
     return [
-        percent("opacity", "Opacity", opacity),
-        slider("threshold", "Box above", THRESHOLDS, threshold),
-        *(control("check", name, CHECKS[name], name in on) for name in checks),
+        percent("opacity", opacity),
+        slider("threshold", THRESHOLDS, threshold),
+        *(control("check", name, name in on) for name in checks),
     ]
 
 

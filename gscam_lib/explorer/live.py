@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from gscam_lib.explorer.controls import Control, panels, read, strip, values
+from gscam_lib.explorer.controls import Control, panels, read, strip, texts, values
 from gscam_lib.explorer.request import Answer, Cancelled, Request, Stop
 from gscam_lib.explorer.worker import Worker
 
@@ -32,6 +32,7 @@ class Live(anywidget.AnyWidget):
     _esm = read("view.js") + read("kernel.js")
     _css = read("view.css")
     look = traitlets.Dict().tag(sync=True)
+    texts = traitlets.Dict(texts()).tag(sync=True)
     controls: Any = traitlets.List().tag(sync=True)
     asked = traitlets.Dict().tag(sync=True)
     photo = traitlets.Dict().tag(sync=True)

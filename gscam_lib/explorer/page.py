@@ -44,15 +44,15 @@ def make_page(
     down, across = stretch(geometry, *maps.shape[1:])
     k = min(request.k or trace.default_k, len(maps))
     threshold = request.threshold if request.threshold in dict(c.THRESHOLDS) else "otsu"
-    checked = [name for name in ("box", "truth") if getattr(request, name)]
+    checked = [name for name in ("box", "contour", "truth") if getattr(request, name)]
     groups = [
         [
-            c.choice("prompt", "Prompt", list(enumerate(request.prompts)), 0),
-            c.slider("k", "Channels k", c.ks(len(maps), k), k),
+            c.choice("prompt", list(enumerate(request.prompts)), 0),
+            c.slider("k", c.ks(len(maps), k), k),
         ],
         c.drawing(
-            "box", "truth", "beside", opacity=round(request.opacity, 2), threshold=threshold,
-            on=checked,
+            "box", "contour", "truth", "beside", opacity=round(request.opacity, 2),
+            threshold=threshold, on=checked,
         ),
     ]  # fmt: skip
     content = {
@@ -72,6 +72,7 @@ def make_page(
         ],
         "truth": [list(box) for box in photo.boxes],
         "colors": colors(),
+        "texts": c.texts(),
         "asked": c.values(groups),
         "controls": groups,
         "off": [] if photo.boxes else ["truth"],
@@ -79,7 +80,8 @@ def make_page(
     # "<" cannot close the script early when it is written as an escape.
     data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
     page = c.read("page.html").replace("__STYLE__", c.read("view.css"))
-    return page.replace("__VIEW__", c.read("view.js")).replace("__DATA__", data)
+    script = c.read("view.js") + c.read("maps.js")
+    return page.replace("__VIEW__", script).replace("__DATA__", data)
 
 
 def stretch(geometry: Geometry, rows: int, columns: int) -> tuple[Any, Any]:

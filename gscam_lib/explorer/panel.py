@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 UPLOAD_LIMIT = 10_000_000
 """Bytes of the largest file that may be uploaded."""
-COMPARE = [("none", "one map"), ("method", "with a method"), ("k", "with another k")]
+COMPARE = [("none", ""), ("method", ""), ("k", "")]
 
 
 def split_prompts(typed: str) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class Explorer(Live):
         known = about.prompts[first["photo"]]
         first["prompts"] = prompts if isinstance(prompts, str) else "; ".join(prompts or known)
         look = {"colors": list(about.colors), "upload": upload_limit, "search": True}
-        super().__init__(engine, _controls(about, first, folders is not None), look)
+        super().__init__(engine, layout(about, first, folders is not None), look)
 
     def buttons(self) -> dict[str, Callable[..., None]]:
         """What each button does."""
@@ -120,35 +120,33 @@ def _begin(about: About, preset: Mapping[str, str]) -> tuple[dict[str, Any], lis
     return first, [f"{name} “{preset[name]}”" for name in preset if name not in known]
 
 
-def _controls(about: About, first: dict[str, Any], folders: bool) -> list[list[c.Control]]:
+def layout(about: About, first: dict[str, Any], folders: bool) -> list[list[c.Control]]:
     """What there is to choose, group by group, as it first stands; the photo comes first."""
     steps = c.ks(about.channels, about.default_k, first["k"])
     methods = list(about.methods.items())
     other = "gradcam" if "gradcam" in about.methods else methods[-1][0]
     folder = (
-        [c.control("text", "folder", "Folder", "", hint="a folder of photos")] if folders else []
+        [c.control("text", "folder", "")] if folders else []
     )
     return [
         [
-            c.choice("photo", "Photo", list(about.photos.items()), first["photo"]),
+            c.choice("photo", list(about.photos.items()), first["photo"]),
             *folder,
-            c.control("file", "upload", "Upload a photo"),
-            c.control(
-                "text", "prompts", "Prompts", first["prompts"], hint="several: an apple; a cup"
-            ),
+            c.control("file", "upload"),
+            c.control("text", "prompts", first["prompts"]),
         ],
         [
-            c.choice("method", "Method", methods, first["method"]),
-            c.slider("k", "Channels k", steps, first["k"]),
-            c.choice("compare", "Compare", COMPARE, "none"),
-            c.choice("other_method", "Other method", methods, other),
-            c.slider("other_k", "Other k", steps, 1),
+            c.choice("method", methods, first["method"]),
+            c.slider("k", steps, first["k"]),
+            c.choice("compare", COMPARE, "none"),
+            c.choice("other_method", methods, other),
+            c.slider("other_k", steps, 1),
         ],
         c.drawing("box", "contour", "truth", "beside"),
         [
-            c.control("button", "code", "Copy as code"),
-            c.control("button", "figure", "Save figure"),
-            c.control("button", "page", "Save page"),
+            c.control("button", "code"),
+            c.control("button", "figure"),
+            c.control("button", "page"),
         ],
         c.CHANNEL,
     ]

@@ -3,20 +3,23 @@
 // the page itself. It is { kernel, get(name), on(name, act), set(changes), press(button, more, bytes) }
 // and calls `act` when what it has under that name is new:
 //   look      { colors: 256 × (red, green, blue), upload: bytes of the largest file }
-//   controls  groups of { kind, name, label, options: [[value, text], …], hint }, see controls.py
+//   texts     what readers see: labels and hints by a control's name, sentences with {blanks}
+//   controls  groups of { kind, name, options: [[value, text], …] }, see controls.py
 //   asked     name -> value of each control; set(changes) tells the host of new ones
 //   off       names of controls that say nothing now
 //   photo     { png: bytes or address, size: [width, height] as it came, boxes: true ones }
 //   shown     { panels: [{ title, note, alt, map: bytes or Float32Array of shape [h, w], box, contour,
 //             words: [[word, value], …] }], text, bars: [[name, share], …], waiting: maps to come }
 //   said      { error, notes: […] }          status  { doing, busy, done, total }
-//   strip     { title, channels, faces, chosen: { number, mask, strongest } }, or {}
+//   strip     { title, channels, faces, chosen: { number, mask, strongest: none where a host
+//             cannot look for them } }, or {}
 //   output    { name, kind, content } to take away, or {}
 
 function make(name, attributes = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(attributes))
-    if (key in node && typeof value !== "string") node[key] = value;
+    if (key === "style") node.style.cssText = value;  // a strict policy lets no attribute through
+    else if (key in node && typeof value !== "string") node[key] = value;
     else node.setAttribute(key, value);
   node.append(...children);
   return node;
@@ -24,6 +27,7 @@ function make(name, attributes = {}, ...children) {
 const address = (content, type) =>
   typeof content === "string" ? content : URL.createObjectURL(new Blob([content], { type }));
 const signed = v => (v < 0 ? "−" : "+") + Math.abs(v).toFixed(2);
+const fill = (text, values) => text.replace(/{(\w+)}/g, (_, name) => values[name]);
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 // Bilinear with half-pixel centres; where it shrinks, a triangle as wide as the shrinking.
@@ -73,7 +77,8 @@ let numbers = 0;
 
 function mount(root, host) {
   const asked = { ...host.get("asked") }, setters = {}, fields = {};
-  const look = host.get("look");
+  const look = host.get("look"), texts = host.get("texts");
+  const say = (name, values = {}) => fill(texts[name], values);
   let photo = null, came = null, waiting = null;
 
   // ------------------------------------------------------------ controls
@@ -87,12 +92,13 @@ function mount(root, host) {
     });
   };
   const labelled = (c, field, ...more) =>
-    make("div", { class: "gscam-row" }, make("label", { for: field.id }, c.label), ...more, field);
+    make("div", { class: "gscam-row" }, make("label", { for: field.id }, texts.labels[c.name]), ...more, field);
 
   const kinds = {
     select(c, id) {
       const field = make("select", { id });
-      const choices = c.options.map(([value, text]) => make("option", {}, text));
+      const choices = c.options.map(([value, text]) =>
+        make("option", {}, texts.options[`${c.name}.${value}`] ?? text));
       field.append(...choices);
       field.addEventListener("change", () => send({ [c.name]: c.options[field.selectedIndex][0] }));
       setters[c.name] = value => { field.selectedIndex = c.options.findIndex(o => o[0] === value); };
@@ -113,7 +119,7 @@ function mount(root, host) {
       return labelled(c, field, said);
     },
     text(c, id) {
-      const field = make("input", { id, type: "text", placeholder: c.hint, autocomplete: "off" });
+      const field = make("input", { id, type: "text", placeholder: texts.hints[c.name] ?? "", autocomplete: "off" });
       const said = () => { if (field.value !== asked[c.name]) send({ [c.name]: field.value }); };
       field.addEventListener("change", said);
       field.addEventListener("keydown", event => { if (event.key === "Enter") said(); });
@@ -124,10 +130,10 @@ function mount(root, host) {
       const field = make("input", { id, type: "checkbox" });
       field.addEventListener("change", () => send({ [c.name]: field.checked }));
       setters[c.name] = value => { field.checked = value; };
-      return make("label", { class: "gscam-check" }, field, c.label);
+      return make("label", { class: "gscam-check" }, field, texts.labels[c.name]);
     },
     button(c, id) {
-      const field = make("button", { id, type: "button" }, c.label);
+      const field = make("button", { id, type: "button" }, texts.labels[c.name]);
       field.addEventListener("click", () => host.press(c.name, {}));
       return field;
     },
@@ -139,19 +145,19 @@ function mount(root, host) {
         if (!file) return;
         const most = look.upload;
         if (file.size > most)
-          tell({ error: `${file.name} has ${(file.size / 1e6).toFixed(1)} MB; at most ` +
-            `${most / 1e6} MB may be uploaded.`, notes: [] });
+          tell({ error: say("too_large", { name: file.name, size: (file.size / 1e6).toFixed(1),
+            most: most / 1e6 }), notes: [] });
         else host.press(c.name, { name: file.name }, await file.arrayBuffer());
       });
-      return make("label", { class: "gscam-file" }, c.label, field);
+      return make("label", { class: "gscam-file" }, texts.labels[c.name], field);
     },
   };
 
-  const form = make("form", { class: "gscam-card", "aria-label": "Controls" });
+  const form = make("form", { class: "gscam-card", "aria-label": say("controls") });
   form.addEventListener("submit", event => event.preventDefault());
-  const cancel = make("button", { type: "button", disabled: true }, "Cancel");
+  const cancel = make("button", { type: "button", disabled: true }, say("cancel"));
   cancel.addEventListener("click", () => host.press("cancel", {}));
-  const progress = make("progress", { "aria-label": "Forward passes", max: 1, value: 0 });
+  const progress = make("progress", { "aria-label": say("passes"), max: 1, value: 0 });
   const doing = make("p", { class: "gscam-doing" });
   const work = make("div", { class: "gscam-group" },
     make("div", { class: "gscam-buttons" }, cancel, progress), doing);
@@ -178,7 +184,7 @@ function mount(root, host) {
     const off = new Set(host.get("off"));
     for (const [name, { row, field }] of Object.entries(fields)) {
       field.disabled = off.has(name);
-      row.hidden = off.has(name) && name.startsWith("other");
+      row.hidden = off.has(name) && !["k", "truth"].includes(name);
     }
   }
   function moved() {  // from the other side; what is under the reader's hand stays
@@ -203,14 +209,14 @@ function mount(root, host) {
     return `rgb(${look.colors.slice(at, at + 3).map(Math.round)})`;
   });
   const scale = make("div", { class: "gscam-scale", role: "img",
-    "aria-label": "Colours of the maps, from 0, cold and clear, to 1, the hottest place" },
+    "aria-label": say("scale") },
     make("span", {}, "0"), make("i", { style: `background:linear-gradient(90deg,${shades})` }),
     make("span", {}, "1"));
   let panels = [];
   const plain = make("canvas", { role: "img", class: "gscam-plain",
-    "aria-label": "The photo without a map" });
+    "aria-label": say("plain") });
   const size = make("span"), bare = make("figure", { hidden: true },
-    make("figcaption", { class: "gscam-caption" }, make("b", {}, "The photo"), make("br"), size),
+    make("figcaption", { class: "gscam-caption" }, make("b", {}, say("the_photo")), make("br"), size),
     plain);
   stage.append(bare);
   values(plain, () => panels);
@@ -241,8 +247,8 @@ function mount(root, host) {
       for (const panel of panels()) {
         if (!panel.values) continue;
         const at = Math.trunc(y * photo.h) * photo.w + Math.trunc(x * photo.w);
-        panel.under.textContent = ` · ${panel.values[at].toFixed(2)} at ` +
-          `${Math.trunc(x * photo.size[0])}, ${Math.trunc(y * photo.size[1])}`;
+        panel.under.textContent = " · " + say("value_at", { value: panel.values[at].toFixed(2),
+          x: Math.trunc(x * photo.size[0]), y: Math.trunc(y * photo.size[1]) });
       }
     });
     place.addEventListener("pointerleave", () => {
@@ -302,7 +308,7 @@ function mount(root, host) {
     if (!photo) return;
     bare.hidden = !asked.beside;
     stage.dataset.count = panels.length + (asked.beside ? 1 : 0);
-    size.textContent = `${photo.size[0]} × ${photo.size[1]} pixels`;
+    size.textContent = say("pixels", { width: photo.size[0], height: photo.size[1] });
     const paint = (place, values, opacity) => {
       if (place.width !== photo.w || place.height !== photo.h)
         [place.width, place.height] = [photo.w, photo.h];
@@ -328,8 +334,8 @@ function mount(root, host) {
           style: `--share:${Math.round(60 * Math.abs(value) / most)}%` }, word),
         make("small", {}, signed(value))));
       panels[i].words.hidden = table.length < 2;  // one word says no more than the logit
-      panels[i].words.setAttribute("aria-label", "What each word adds to the logit");
-      panels[i].words.replaceChildren(make("small", {}, "each word adds"), ...spoken);
+      panels[i].words.setAttribute("aria-label", say("word_adds"));
+      panels[i].words.replaceChildren(make("small", {}, say("each_word")), ...spoken);
     });
   }
   function showBars(rows) {
@@ -342,7 +348,7 @@ function mount(root, host) {
 
   // ------------------------------------------------------------ channels, work, what is taken away
 
-  const below = make("section", { class: "gscam-below", "aria-label": "Channels and downloads" });
+  const below = make("section", { class: "gscam-below", "aria-label": say("below") });
   const output = make("div"), channels = make("div");
   below.append(output, channels);
 
@@ -357,21 +363,20 @@ function mount(root, host) {
     const buttons = numbers.map((number, i) => {
       const pressed = chosen.number === number;
       const button = make("button", { type: "button", class: "gscam-channel",
-        "aria-label": `Channel ${number}`, "aria-pressed": `${pressed}`, "data-key": `${i}` },
+        "aria-label": say("channel", { number }), "aria-pressed": `${pressed}`, "data-key": `${i}` },
         make("img", { src: address(faces[i], "image/png"), alt: "" }), make("span", {}, `${number}`));
       button.addEventListener("click", () => host.press("channel", { channel: number }));
       return button;
     });
     const parts = [make("h3", {}, title), make("div", { class: "gscam-strip" }, ...buttons)];
     if (chosen.mask) {
-      const search = make("button", { type: "button", "data-key": "search" },
-        "Its strongest pictures");
+      const search = make("button", { type: "button", "data-key": "search" }, say("search"));
       search.addEventListener("click", () => host.press("strongest", {}));
-      const seen = chosen.strongest.length
-        ? [make("h4", {}, "Its strongest pictures among the photos on offer, by the highest activation"),
+      const seen = !chosen.strongest ? [] : chosen.strongest.length
+        ? [make("h4", {}, say("strongest")),
           make("div", { class: "gscam-photos" }, ...chosen.strongest.map(figure))] : [search];
-      parts.push(make("section", { class: "gscam-page", "aria-label": `Channel ${chosen.number}` },
-        make("h3", {}, `Channel ${chosen.number}`), figure(chosen.mask), ...seen));
+      parts.push(make("section", { class: "gscam-page", "aria-label": say("channel", chosen) },
+        make("h3", {}, say("channel", chosen)), figure(chosen.mask), ...seen));
     }
     channels.replaceChildren(...parts);
     if (held) channels.querySelector(`[data-key="${held}"]`)?.focus();
@@ -389,18 +394,18 @@ function mount(root, host) {
     if (!name) { output.replaceChildren(); return; }
     if (kind.includes("python")) {
       const code = new TextDecoder().decode(content);
-      const area = make("textarea", { "aria-label": "Python code", readOnly: true,
+      const area = make("textarea", { "aria-label": say("python"), readOnly: true,
         rows: code.split("\n").length + 1 }, code);
-      const copy = make("button", { type: "button" }, "Copy to the clipboard");
+      const copy = make("button", { type: "button" }, say("copy"));
       copy.addEventListener("click", async () => {
         await navigator.clipboard.writeText(code);
-        copy.textContent = "Copied";
+        copy.textContent = say("copied");
       });
       output.replaceChildren(copy, area);
       return;
     }
     const size = content.byteLength / 1e6;
-    const link = make("a", { href: address(content, kind), download: name }, `Download ${name}`);
+    const link = make("a", { href: address(content, kind), download: name }, say("download", { name }));
     output.replaceChildren(link, ` (${size < 0.1 ? `${(1e3 * size).toFixed()} kB` : `${size.toFixed(1)} MB`})`);
   }
 
@@ -408,7 +413,7 @@ function mount(root, host) {
   root.addEventListener("focusin", event => {  // keys are the controls', not JupyterLab's
     event.target.dataset.lmSuppressShortcuts = "true";
   });
-  const seen = make("section", { class: "gscam-seen", "aria-label": "Maps" },
+  const seen = make("section", { class: "gscam-seen", "aria-label": say("maps") },
     error, notes, stage, scale, bars, state);
   root.append(make("div", { class: "gscam-grid" }, seen, form, below));
   const parts = { controls, off: fold, asked: moved, said: () => tell(host.get("said")), shown: show,
