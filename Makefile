@@ -9,7 +9,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container, Jupyter
 export HF_HUB_OFFLINE ?= 1
 SHIPPED := GSCAM_FIGURES=$(CURDIR)/figures  # elsewhere figures are saved beside the shipped ones
 
-.PHONY: figures book lessons lab app test soak lint bench clean
+.PHONY: figures book lessons lab app live test soak lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	$(SHIPPED) $(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
@@ -29,7 +29,10 @@ lab: $(READY)  ## open the notebooks
 app: $(READY)  ## serve the explorer to a classroom; APP='--ip 0.0.0.0 --model photo-lite' for more
 	$(BIN)/python -m gscam_lib.explorer.app $(APP)
 
-ALONE := tests/test_browser.py tests/test_lessons.py  # timed in a browser, or built once for all
+live: $(READY)  ## pages in which the models run in the browser, in build/live; open its index.html
+	$(BIN)/python -m data.build.browser build/live
+
+ALONE := tests/test_browser.py tests/test_live.py tests/test_lessons.py  # in a browser, or built once
 test: lint  ## the whole test suite, with coverage
 	$(BIN)/python -m pytest $(ALONE:%=--ignore=%) --numprocesses=auto --maxprocesses=4 \
 	    --dist=worksteal --cov=gscam_lib --cov-report=

@@ -23,6 +23,9 @@ FIGURES = Path(__file__).resolve().parents[1] / "figures"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
+PICTURES = {"image", "img", "canvas", "graphics-document"}
+
+
 def missing(what):
     if REQUIRED:
         pytest.fail(f"{what}, which CI must have")
@@ -30,7 +33,7 @@ def missing(what):
 
 
 @contextlib.contextmanager
-def launched():
+def launched(*arguments):
     """The browser; where it or Playwright is absent the test skips, or on CI fails."""
     if CHROMIUM is None:
         missing("no chromium on PATH")
@@ -39,7 +42,9 @@ def launched():
     except ImportError:
         missing("no playwright in this environment")
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments]
+        )
         yield chromium
         chromium.close()
 
@@ -53,6 +58,32 @@ def shot(page, name, caption):
     with Image.open(io.BytesIO(page.screenshot())) as opened:
         few = np.asarray(opened.convert("RGB")) // 5 * 5  # fewer shades: half of the bytes
     Image.fromarray(few).save(FIGURES / f"explorer_{name}.png", optimize=True, pnginfo=about)
+
+
+def nameless(page):
+    """In the accessibility tree all that can be focused, and every picture, has a name of its own.
+
+    Sliders tell the value that stands beside them, not their place.
+    """
+    session = page.context.new_cdp_session(page)
+    asked = {"expression": "document.querySelector('.gscam-explorer')"}
+    explorer = session.send("Runtime.evaluate", asked)["result"]["objectId"]
+    nodes = session.send("Accessibility.queryAXTree", {"objectId": explorer})["nodes"]
+    said = []
+    for node in nodes:
+        properties = {p["name"]: p["value"].get("value") for p in node.get("properties", [])}
+        role = node.get("role", {}).get("value", "")
+        if not node["ignored"] and (properties.get("focusable") or role in PICTURES):
+            name = node.get("name", {}).get("value", "").strip()
+            said.append((role, name))
+    assert [role for role, name in said if not name] == []
+    controls = [(role, name) for role, name in said if role not in PICTURES]
+    assert len(set(controls)) == len(controls)
+    assert len(said) >= 8
+    sliders = page.locator(".gscam-explorer [type=range]:visible")  # the tree has their place alone
+    told = sliders.evaluate_all("all => all.map(slider => slider.getAttribute('aria-valuetext'))")
+    assert [role for role, _ in said].count("slider") == len(told) >= 3
+    assert told == page.locator(".gscam-explorer .gscam-value:visible").all_inner_texts()
 
 
 def free_port():

@@ -15,7 +15,7 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
-from chromium import free_port, launched, serve, shot, stop
+from chromium import free_port, launched, nameless, serve, shot, stop
 from PIL import Image
 
 import gscam_lib as gs
@@ -33,7 +33,6 @@ PATIENCE = int(os.environ.get("GSCAM_PATIENCE", "300000"))  # ms: a busy machine
 WEIGHTS = f"weights: {MODEL}, scenes of the miniature world"
 STATE = ".gscam-explorer .gscam-state"
 PICTURE = ".gscam-explorer .gscam-picture canvas"
-PICTURES = {"image", "img", "canvas", "graphics-document"}
 HARM = "<img src=x onerror=harm=1>"
 
 
@@ -277,32 +276,6 @@ def prompts_and_channel(page, model):
     shot(page, "prompts", f"One channel: what its mask leaves, its strongest pictures; {WEIGHTS}.")
     nameless(page)
     control(page, "Photo beside").uncheck()
-
-
-def nameless(page):
-    """In the accessibility tree all that can be focused, and every picture, has a name of its own.
-
-    Sliders tell the value that stands beside them, not their place.
-    """
-    session = page.context.new_cdp_session(page)
-    asked = {"expression": "document.querySelector('.gscam-explorer')"}
-    explorer = session.send("Runtime.evaluate", asked)["result"]["objectId"]
-    nodes = session.send("Accessibility.queryAXTree", {"objectId": explorer})["nodes"]
-    said = []
-    for node in nodes:
-        properties = {p["name"]: p["value"].get("value") for p in node.get("properties", [])}
-        role = node.get("role", {}).get("value", "")
-        if not node["ignored"] and (properties.get("focusable") or role in PICTURES):
-            name = node.get("name", {}).get("value", "").strip()
-            said.append((role, name))
-    assert [role for role, name in said if not name] == []
-    controls = [(role, name) for role, name in said if role not in PICTURES]
-    assert len(set(controls)) == len(controls)
-    assert len(said) >= 8
-    sliders = page.locator(".gscam-explorer [type=range]:visible")  # the tree has their place alone
-    told = sliders.evaluate_all("all => all.map(slider => slider.getAttribute('aria-valuetext'))")
-    assert [role for role, _ in said].count("slider") == len(told) >= 3
-    assert told == page.locator(".gscam-explorer .gscam-value:visible").all_inner_texts()
 
 
 def code(page):

@@ -26,7 +26,10 @@ function range(map) {
 }
 function minMax(map) {
   const [low, high] = range(map);
-  return high === low ? map.map(() => 1) : map.map(v => (v - low) / (high - low));
+  if (high === low) return map.map(() => 1);
+  const span = high - low, out = new Float32Array(map.length);
+  for (let i = 0; i < out.length; i++) out[i] = (map[i] - low) / span;
+  return out;
 }
 function toPhoto(small, count, stretch) {  // in [0, 1]; a flat map becomes zeros
   const [low, high] = range(small), flat = high - low <= 1e-6 * high;
@@ -48,29 +51,32 @@ function otsu(grey) {
   }
   return at;
 }
-// From where on a place is hot: of a threshold, or of the 256 steps of Otsu's.
-function heatLimit(values, threshold) {
-  return threshold === "otsu"
-    ? (otsu(Uint8Array.from(values, v => Math.trunc(v * 255))) + 1) / 255 : threshold;
+function greyOf(values) {
+  const grey = new Uint8Array(values.length);
+  for (let i = 0; i < values.length; i++) grey[i] = values[i] * 255;
+  return grey;
 }
 // The connected region (8 neighbours) with the largest bounding rectangle, in the photo's pixels.
 function findBox({ values, flat }, W, H, threshold, size) {
   if (flat) return null;
-  const grey = Uint8Array.from(values, v => Math.trunc(v * 255));
-  const cut = threshold === "otsu" ? otsu(grey) : null;
-  const hot = Uint8Array.from(values, (v, i) => cut === null ? v >= threshold : grey[i] > cut);
+  const grey = greyOf(values), cut = threshold === "otsu" ? otsu(grey) : null;
+  const hot = new Uint8Array(W * H), stack = new Int32Array(W * H);
+  for (let i = 0; i < W * H; i++) hot[i] = cut === null ? values[i] >= threshold : grey[i] > cut;
   let best = null, area = 0;
   for (let start = 0; start < W * H; start++) {
     if (!hot[start]) continue;
-    let x0 = W, y0 = H, x1 = 0, y1 = 0;
-    const stack = [start];
+    let x0 = W, y0 = H, x1 = 0, y1 = 0, waiting = 1;
+    stack[0] = start;
     hot[start] = 0;
-    while (stack.length) {
-      const i = stack.pop(), x = i % W, y = (i - x) / W;
-      x0 = Math.min(x0, x); x1 = Math.max(x1, x + 1); y0 = Math.min(y0, y); y1 = Math.max(y1, y + 1);
-      for (let v = Math.max(0, y - 1); v <= Math.min(H - 1, y + 1); v++)
-        for (let u = Math.max(0, x - 1); u <= Math.min(W - 1, x + 1); u++)
-          if (hot[v * W + u]) { hot[v * W + u] = 0; stack.push(v * W + u); }
+    while (waiting) {
+      const i = stack[--waiting], x = i % W, y = (i - x) / W;
+      if (x < x0) x0 = x;
+      if (x >= x1) x1 = x + 1;
+      if (y < y0) y0 = y;
+      if (y >= y1) y1 = y + 1;
+      for (let v = y && y - 1; v <= y + 1 && v < H; v++)
+        for (let u = x && x - 1; u <= x + 1 && u < W; u++)
+          if (hot[v * W + u]) { hot[v * W + u] = 0; stack[waiting++] = v * W + u; }
     }
     if ((x1 - x0) * (y1 - y0) > area) { area = (x1 - x0) * (y1 - y0); best = [x0, y0, x1, y1]; }
   }
@@ -81,7 +87,8 @@ function findBox({ values, flat }, W, H, threshold, size) {
 // Lines around what is hot, by marching squares on a frame of cold: x, y, x, y, … of the photo.
 function outline({ values, flat }, W, H, threshold, size) {
   if (flat) return [];
-  const level = heatLimit(values, threshold), next = new Map();
+  const level = threshold === "otsu" ? (otsu(greyOf(values)) + 1) / 255 : threshold;
+  const next = new Map();
   const at = (x, y) => x < 0 || y < 0 || x >= W || y >= H ? 0 : values[y * W + x];
   const cross = (x0, y0, x1, y1) => {
     const a = at(x0, y0), b = at(x1, y1), t = (level - a) / (b - a);
@@ -89,7 +96,9 @@ function outline({ values, flat }, W, H, threshold, size) {
   };
   for (let y = -1; y < H; y++)
     for (let x = -1; x < W; x++) {
-      const corners = [at(x, y), at(x + 1, y), at(x + 1, y + 1), at(x, y + 1)].map(v => v >= level);
+      const corners = [at(x, y) >= level, at(x + 1, y) >= level, at(x + 1, y + 1) >= level,
+        at(x, y + 1) >= level];
+      if (corners[0] === corners[1] && corners[1] === corners[2] && corners[2] === corners[3]) continue;
       const edges = [() => cross(x, y, x + 1, y), () => cross(x + 1, y, x + 1, y + 1),
         () => cross(x, y + 1, x + 1, y + 1), () => cross(x, y, x, y + 1)];
       // What is hot lies to the right of each step, from where it ends to where it begins.

@@ -125,9 +125,7 @@ def layout(about: About, first: dict[str, Any], folders: bool) -> list[list[c.Co
     steps = c.ks(about.channels, about.default_k, first["k"])
     methods = list(about.methods.items())
     other = "gradcam" if "gradcam" in about.methods else methods[-1][0]
-    folder = (
-        [c.control("text", "folder", "")] if folders else []
-    )
+    folder = [c.control("text", "folder", "")] if folders else []
     return [
         [
             c.choice("photo", list(about.photos.items()), first["photo"]),

@@ -284,7 +284,8 @@ function mount(root, host) {
       const [h, w] = given.shape, map = given.map;
       const from = map instanceof Float32Array ? map
         : Float32Array.from(new Uint8Array(map.buffer, map.byteOffset, h * w), v => v / 255);
-      panel.values = resize(from, h, w, photo.h, photo.w);
+      const fits = h === photo.h && w === photo.w;
+      panel.values = fits ? from : resize(from, h, w, photo.h, photo.w);
       panel.canvas.setAttribute("aria-label", given.alt);
     });
     showWords(shown.panels.map(given => given.words || []));
