@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import os
 import statistics
 import sys
@@ -14,16 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # run as a file, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, from anywhere
 
-import io
-
-from chromium import launched
+from PIL import Image
 from skimage import data
 
 from tests.bench.page import write_section
 from tests.bench.timing import machine
+from tests.chromium import launched
+
+FOLDER = Path(__file__).resolve().parents[2] / "build" / "live"
 
 DROP = """async url => {
 const blob = await (await fetch(url)).blob(), files = new DataTransfer();
@@ -48,8 +49,6 @@ BEFORE = "() => { window.before = window.gscam.last; window.start = performance.
 
 def measure(folder: Path, model: str, k: int, rounds: int) -> list[dict[str, Any]]:
     """Seconds to the first map of the page and of a dropped photo, milliseconds of the slider."""
-    from PIL import Image
-
     stream = io.BytesIO()
     Image.fromarray(data.chelsea()).save(stream, "PNG")
     photo = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -58,9 +57,9 @@ def measure(folder: Path, model: str, k: int, rounds: int) -> list[dict[str, Any
         with launched() as browser:
             page = browser.new_page()
             page.goto((folder / "index.html").as_uri() + f"?model={model}&prompt=a cat")
-            page.wait_for_function("window.gscam.last", timeout=120_000)
+            page.wait_for_function("() => window.gscam.last", timeout=120_000)
             opened = page.evaluate("performance.now()") / 1e3
-            page.wait_for_function(f"window.gscam.last.k === {k}", timeout=120_000)
+            page.wait_for_function(f"() => window.gscam.last.k === {k}", timeout=120_000)
             found = page.evaluate(DROP.replace("__K__", str(k)), photo)
             slider = page.get_by_label("Channels k", exact=True).first
             times = []
@@ -76,14 +75,14 @@ def measure(folder: Path, model: str, k: int, rounds: int) -> list[dict[str, Any
 
 def main(arguments: Sequence[str]) -> None:
     """Measure what lies in a folder, print the section and write it."""
-    folder = Path(arguments[0] if arguments else ROOT / "build" / "live").resolve()
+    folder = Path(arguments[0] if arguments else FOLDER).resolve()
     files = sorted(path for path in folder.iterdir() if path.suffix in (".html", ".js"))
     load = os.getloadavg()[0]
     rows = [measure(folder, model, k, 3) for model, k in (("photo-lite", 125), ("mini-rn", 100))]
     lines = ["## The page in which the models run", "", machine(), "",
              f"Headless Chromium, no graphics card, page opened from disk, prompt “a cat”, a photo "
-             f"of 451 × 300 pixels dropped; medians of 3; {load:.1f} processes waiting at the start.",
-             "", "| model | page opened → a map | photo dropped → a map | → all k channels | slider |",
+             f"of 451 × 300 pixels dropped; medians of 3; load {load:.1f} at the start.", "",
+             "| model | page opened → a map | photo dropped → a map | → all k channels | slider |",
              "|---|---|---|---|---|"]  # fmt: skip
     for group in rows:
         mid = {
@@ -98,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
         packed = len(gzip.compress(path.read_bytes(), 6))
         lines.append(f"| {path.name} | {path.stat().st_size / 1e6:.2f} | {packed / 1e6:.2f} |")
     text = "\n".join(lines)
-    write_section("live", text, {"rows": rows})
+    write_section("live", text, {"rows": rows, "load": load})
     print(text)
 
 
