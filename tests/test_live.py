@@ -79,16 +79,23 @@ def address(photo):
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+RUN = """async asked => {
+const found = await window.gscam.run(asked);
+const bytes = new Uint8Array(Float32Array.from(found.values).buffer);
+return { ...found, values: Array.from(bytes, b => (b + 256).toString(16).slice(1)).join("") }; }"""
+
+
 def run(page, photo, prompt, **asked):
-    return page.evaluate("asked => window.gscam.run(asked)",
-                         {"photo": address(photo), "prompt": prompt, **asked})  # fmt: skip
+    """A map of the page; its values as bytes, which are a tenth of the time under way."""
+    given = photo if isinstance(photo, str) else address(photo)
+    found = page.evaluate(RUN, {"photo": given, "prompt": prompt, **asked})
+    return {**found, "values": np.frombuffer(bytes.fromhex(found["values"]), "<f4")}
 
 
 def different(found, heat):
     """Largest difference of a map of the page from the library's."""
     assert tuple(found["shape"]) == heat.values.shape
-    values = np.array(found["values"], np.float32).reshape(found["shape"])
-    return np.abs(values - heat.values).max()
+    return np.abs(found["values"].reshape(found["shape"]) - heat.values).max()
 
 
 def control(page, label):
@@ -135,7 +142,7 @@ def test_scorecam_is_all_channels_and_then_every_k_is_there(opened, models, phot
     page, _ = opened("?method=gradcam")
     found = run(page, photos["photo-lite"], "a tabby cat", method="scorecam")
     every = run(page, photos["photo-lite"], "a tabby cat", k=trace.model.channels)
-    assert every["values"] == found["values"]
+    assert np.array_equal(every["values"], found["values"])
     assert (found["k"], every["k"]) == (None, trace.model.channels)
     passes = page.evaluate("window.gscam.passes")
     fewer = run(page, photos["photo-lite"], "an egyptian cat", k=250)
@@ -155,8 +162,7 @@ def test_colours_turned_and_transparent_photos(opened, models):
     clear.putalpha(Image.linear_gradient("L").resize(cat.size).point(lambda v: 255 * (v > 99)))
     for photo, given in ((Image.open(stream), jpeg), (clear, address(clear)),
                          (cat.convert("L"), address(cat.convert("L")))):  # fmt: skip
-        asked = {"photo": given, "prompt": "a cat", "method": "gradcam"}
-        found = page.evaluate("asked => window.gscam.run(asked)", asked)
+        found = run(page, given, "a cat", method="gradcam")
         heat = gs.heatmap(models["photo-lite"].trace(photo), "a cat", "gradcam")
         assert different(found, heat) < 2e-3  # browsers undo JPEG in their own last bit
 
@@ -247,11 +253,11 @@ def test_a_note_is_written_and_moved(opened, models):
     """As put_label writes it, within the letters' own edges, and where the map is pressed."""
     page, _ = opened("?model=mini-rn&method=gradcam&prompt=a cat&photo=multi: cow, suitcase, bowl")
     settled(page)
-    before = page.evaluate("window.gscam.last.values")
+    before = page.evaluate("window.gscam.last.values[0]")
     field = control(page, "Note says")
     field.fill("zebra")
     field.press("Enter")
-    page.wait_for_function("b => window.gscam.last.values[0] !== b", arg=before[0])
+    page.wait_for_function("b => window.gscam.last.values[0] !== b", arg=before)
     settled(page)
     page.locator(PICTURE).first.click(position={"x": 60, "y": 100})
     page.wait_for_function("() => document.querySelector('.gscam-state').textContent")
