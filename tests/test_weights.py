@@ -213,6 +213,17 @@ def test_transformers_tokens_are_those_of_open_clip(tmp_path):
         model.encode_text(["cat " * 15])
 
 
+@pytest.mark.parametrize(("kind", "act"), [("CLIP", "gelu"), ("Siglip", "gelu_pytorch_tanh")])
+def test_a_tokenizer_that_fills_up_at_the_start_does_so_at_the_end_for_these_towers(kind, act):
+    pytest.importorskip("transformers", reason="it is an optional package")
+    parts = processor(kind), processor(kind)
+    parts[1].tokenizer.padding_side = "left"
+    asked, given = (gs.load_model((theirs(kind, act), part)) for part in parts)
+    assert torch.equal(given.encode_text(["a cat"]), asked.encode_text(["a cat"]))
+    with pytest.raises(ValueError, match="16 tokens"):
+        given.encode_text(["cat " * 40])
+
+
 def test_siglip_keeps_the_bias_of_its_logit(tmp_path):
     pytest.importorskip("transformers", reason="it is an optional package")
     mine = copy.deepcopy(theirs("Siglip", "gelu"))

@@ -252,6 +252,31 @@ def test_tokenizers_of_other_makers_are_read_from_outside(make):
     assert read.tokens == [range(first, first + 2), range(first + 2, first + 6)]  # with its space
 
 
+class FilledAtTheStart(Letters):
+    """As decoders have it: what fills up stands before the sentence, whose last token is read."""
+
+    def __call__(self, texts, context_length=LENGTH):
+        rows = []
+        for text in texts:
+            ids = [*self.encode(text)[: context_length - 1], self.end]
+            rows.append([self.pad] * (context_length - len(ids)) + ids)
+        return torch.tensor(rows)
+
+
+def test_what_fills_up_may_stand_before_a_sentence(photo):
+    model = tiny({"pool_type": "last"}, tokenizer=FilledAtTheStart(pad=0))
+    ids = [0] * (LENGTH - 4) + [ord(c) + 3 for c in "abc"] + [49407]
+    assert model.tokenize(["abc"]).tolist() == [ids]
+    full = "a" * (LENGTH - 1)
+    assert model.tokenize(["abc", full]).shape == (2, LENGTH)
+    with pytest.raises(ValueError, match=f"more than the {LENGTH} tokens"):
+        model.tokenize(["abc", full + "b"])
+    trace = model.trace(photo)
+    assert np.abs(gs.words(trace, "ab cde", "leaveoneout").values).min() > 0
+    with pytest.raises(ValueError, match=r"fills sentences up at the start.*leaveoneout"):
+        gs.words(trace, "ab cde", "gradientxinput")
+
+
 class Bag(nn.Module):
     """A text tower of another maker: the mean of embeddings of letters, with places."""
 

@@ -301,19 +301,24 @@ def _changed(parts: list[Stored], change: Callable[[Any], Tensor]) -> Stored:
 
 
 class HuggingFaceTokenizer:
-    """A tokenizer of transformers in the form of open_clip's: (texts, context_length) -> (P, L)."""
+    """A tokenizer of transformers in the form of open_clip's: (texts, context_length) -> (P, L).
 
-    def __init__(self, tokenizer: Any, context_length: int) -> None:
+    side: where it fills up, "right" or "left"; None as the tokenizer itself says.
+    """
+
+    def __init__(self, tokenizer: Any, context_length: int, side: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.context_length = context_length
+        self.side = side
 
     def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Tensor:
         """Token ids, padded and cut to the context length."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         length = context_length or self.context_length
         encoded = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
+            texts, padding="max_length", padding_side=self.side, truncation=True,
+            max_length=length, return_tensors="pt",
+        )  # fmt: skip
         ids: Tensor = encoded["input_ids"]
         return ids
 
@@ -323,7 +328,7 @@ def tokenizer_for(tokenizer: Any, config: Config, source: str) -> Any:
     text = config["text_config"]
     length = int(text["max_position_embeddings"])
     if tokenizer is not None:
-        return HuggingFaceTokenizer(tokenizer, length)
+        return HuggingFaceTokenizer(tokenizer, length, "right")  # so these towers were trained
     if config["model_type"] == "clip" and text["vocab_size"] == 49408:
         return open_clip.SimpleTokenizer(context_length=length)
     raise ValueError(

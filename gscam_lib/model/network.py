@@ -366,19 +366,29 @@ class Network:
         return found
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """Ids of sentences, (P, L). Raises ValueError for one that is longer than L allows."""
+        """Ids of sentences, (P, L), filled up at the side where the tokenizer does it.
+
+        Raises ValueError for a sentence that is longer than L allows.
+        """
         length = getattr(self.network, "context_length", None) or self.tokenizer.context_length
         tokens: Tensor = self.tokenizer(prompts, context_length=length)
         longer: Tensor = self.tokenizer(prompts, context_length=length + 1)
-        empty = int(self.tokenizer(["a"], context_length=length + 1)[0, -1])  # what fills up
+        spare, same = (0, slice(1, None)) if self.pads_at_start else (length, slice(length))
+        empty = int(self.tokenizer(["a"], context_length=length + 1)[0, spare])
         for prompt, short, long in zip(prompts, tokens, longer, strict=True):
-            # Cut, the end token is elsewhere; or, without one, the next place is not empty.
-            if not torch.equal(short, long[:length]) or int(long[length]) != empty:
+            # Cut, the end token is elsewhere; or, without one, the spare place is not empty.
+            if not torch.equal(short, long[same]) or int(long[spare]) != empty:
                 raise ValueError(
                     f"The prompt '{prompt[:60]}…' has more than the {length} tokens that "
                     f"{self.name} reads. Shorten it."
                 )
         return tokens
+
+    @cached_property
+    def pads_at_start(self) -> bool:
+        """Whether the tokenizer fills short sentences up before them, as some decoders want it."""
+        short, long = (self.tokenizer(["a"], context_length=n)[0] for n in (8, 9))
+        return not torch.equal(short, long[:8]) and torch.equal(short, long[1:])
 
     def knows(self, prompt: Prompt) -> Knowledge:
         """Tell whether a prompt is made of names this model was trained on, else the nearest ones.

@@ -86,7 +86,15 @@ class Pieces(NamedTuple):
 
 
 def pieces(model: Network, sentence: str, spans: Sequence[Span]) -> Pieces:
-    """Which tokens each word became; words that share one are one. Start and end are no words."""
+    """Which tokens each word became; words that share one are one. Start and end are no words.
+
+    Raises ValueError for a tokenizer that fills up at the start.
+    """
+    if model.pads_at_start:
+        raise ValueError(
+            f"Got {model.name}, whose tokenizer fills sentences up at the start; the tokens of a "
+            "word are told apart where it does so at the end. Method 'leaveoneout' needs no tokens."
+        )
     ids = model.tokenize([sentence])
     places = sorted({place for span in spans for place in span})
     starts = [sentence[:place].rstrip() for place in places]
