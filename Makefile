@@ -9,7 +9,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container, Jupyter
 export HF_HUB_OFFLINE ?= 1
 SHIPPED := GSCAM_FIGURES=$(CURDIR)/figures  # elsewhere figures are saved beside the shipped ones
 
-.PHONY: figures book lessons lab app live test soak lint bench clean
+.PHONY: figures book lessons lab app live test soak claims lowest lint bench clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	$(SHIPPED) $(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
@@ -41,6 +41,12 @@ test: lint  ## the whole test suite, with coverage
 
 soak: $(READY)  ## 1,000 random interactions in a browser: memory, errors
 	GSCAM_SOAK=1000 $(BIN)/python -m pytest tests/test_browser.py -k 'soak and on'
+
+claims: $(READY)  ## what the notebooks claim, and on which models it is true: figures/table_claims.md
+	$(BIN)/python notebooks/run.py figures/table_claims.md
+
+lowest:  ## the core tests with the lowest versions that pyproject.toml promises
+	PYTHON=$(PYTHON) .ci/lowest
 
 lint: $(READY)
 	$(BIN)/ruff check .

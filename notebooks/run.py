@@ -2,6 +2,8 @@
 
     python notebooks/run.py OUT.md [NAME …]   # with every bundled model, and a reader's settings
 
+`make claims` writes figures/table_claims.md by it.
+
 A claim is a sentence shown by `gs.figures.say`. Needs nbclient, which comes with JupyterLab.
 """
 

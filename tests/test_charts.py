@@ -243,6 +243,8 @@ def test_confusion_writes_its_numbers_and_names_as_they_are():
     assert [t.get_text() for t in ax.texts] == ["1.26", "0.90", "0.80", "1.23"]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["$5", "b $"]
     assert not any(t.get_parse_math() for t in ax.get_xticklabels())
+    signed = charts.confusion(table - 1, form="+.1f")
+    assert [t.get_text() for t in signed.texts[-4:]] == ["+0.3", "−0.1", "−0.2", "+0.2"]
 
 
 def test_shares_are_bars_with_their_percentages():

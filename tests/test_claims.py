@@ -1,6 +1,7 @@
 """Sentences made of numbers: shown, recorded, and collected from notebooks run with any setting."""
 
 import os
+import re
 import sys
 
 import IPython.display
@@ -11,7 +12,8 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from gscam_lib.figures import CLAIM, say
 from notebooks import run as runner
-from notebooks.run import Claim
+from notebooks.build import ROOT, notebooks
+from notebooks.run import NUMBER, Claim
 
 FIRST = (
     'import os\nMODEL, OTHER = "one", "two"\nK = 3  # channels\nPROMPTS = ["a", "b"]\nHOME = os.sep'
@@ -118,3 +120,15 @@ def test_the_table_of_claims_is_written_and_names_what_does_not_run(
         "| 00_one | 2 | As committed. | one, one (50%, 2, 40 %) | mini-rn (25%, 3, 40 %) |" in text
     )
     assert "- 00_one with MODEL = 'mini-vit': AssertionError" in text
+
+
+def test_the_committed_table_has_every_claim_of_the_notebooks():
+    """Its sentences; numbers follow when `make claims` runs the notebooks again."""
+
+    def words(text):
+        return NUMBER.sub("#", re.sub(r"\\?[|\n]", " ", text))
+
+    table = words((ROOT / "figures" / "table_claims.md").read_text())
+    for path in notebooks():
+        for claim in runner.claims(runner.read(path), path.stem):
+            assert words(claim.text) in table, f"run make claims: {claim}"

@@ -169,6 +169,7 @@ def test_not_there_and_nobody_answers(offer, server, tmp_path):
         ("toy.zip", zipped(__escaped=b"bad")),
         ("toy.tar.gz", tarred(("images/a", b"fine", ""), ("../escaped", b"bad", ""))),
         ("toy.tar.gz", tarred(("link", b"", "../.."), ("link/escaped", b"bad", ""))),
+        ("toy.tar.gz", tarred(("link", b"", "/etc"), ("link/escaped", b"bad", ""))),
     ],
 )
 def test_archives_that_would_write_elsewhere_are_refused(offer, tmp_path, name, content):
@@ -177,6 +178,13 @@ def test_archives_that_would_write_elsewhere_are_refused(offer, tmp_path, name, 
         download("toy", tmp_path / "in", progress=False)
     assert not list(tmp_path.rglob("escaped*"))
     assert not (tmp_path / "in" / "toy").exists()
+
+
+def test_a_slash_before_a_name_in_a_tar_is_dropped_as_tar_does(offer, tmp_path):
+    offer(tarred((f"{tmp_path}/escaped", b"a", "")), "toy.tar.gz")
+    home = download("toy", tmp_path / "in", progress=False)
+    assert not (tmp_path / "escaped").exists()
+    assert [p.read_bytes() for p in home.rglob("escaped")] == [b"a"]
 
 
 def test_tar_archives_and_plain_files(offer, server, tmp_path):

@@ -181,7 +181,7 @@ def test_center_is_a_blind_guess():
 def test_area_under():
     assert m.area_under([0, 1]) == 0.5
     assert m.area_under([1, 1, 1, 1]) == 1
-    assert m.area_under([0, 4, 2]) == pytest.approx(np.trapezoid([0, 4, 2], [0, 0.5, 1]))
+    assert m.area_under([0, 4, 2]) == pytest.approx(0.5 * (0 + 4) / 2 + 0.5 * (4 + 2) / 2)
     with pytest.raises(ValueError, match="two"):
         m.area_under([1])
 

@@ -276,7 +276,8 @@ def confusion(table: pd.DataFrame, *, form: str = ".2f", ax: Axes | None = None)
     table: its index and columns are written; form: of the numbers.
     """
     ax = _axes(ax)
-    sns.heatmap(table, annot=True, fmt=form, cmap="Blues", vmin=min(0, table.min(axis=None)),
+    numbers = table.map(lambda value: f"{value:{form}}".replace("-", "−"))
+    sns.heatmap(table, annot=numbers, fmt="", cmap="Blues", vmin=min(0, table.min(axis=None)),
                 linewidths=1.5, linecolor="white", cbar_kws={"shrink": 0.8}, ax=ax,
                 annot_kws={"fontsize": 13, "weight": "bold"})  # fmt: skip
     ax.set_xticks(ax.get_xticks(), table.columns, rotation=0, parse_math=False)
