@@ -9,6 +9,7 @@ const MOST_PROMPTS = 12, FACES = 12;
 const PERIOD = 250, PAUSE = 800;  // ms between maps that sharpen, and before work ahead
 const preset = new URLSearchParams(location.search);
 const models = {}, own = [];  // photos of the reader
+let strange = [];  // what the address asks for and is not there, said until something is changed
 let words, acts = {}, last = null, wanted = 0, runs = Promise.resolve();
 
 const known = { look: { colors: D.colors, upload: 100e6 }, asked: {}, controls: [], off: [], photo: {},
@@ -19,6 +20,7 @@ const put = changes => {
 };
 const said = (name, values = {}) => fill(words[name], values);
 const reason = error => error.words ? said(error.words, error.values) : `${error.message || error}`;
+const has = Object.hasOwn, names = table => Object.keys(table).join(", ");
 const quoted = text => said("quoted", { text });
 const split = typed => [...new Set(typed.split(/[;\n]/).map(t => t.trim()).filter(Boolean))];
 
@@ -129,6 +131,7 @@ function choose(name, changes = {}) {  // a model, with what it begins with
   explain();
 }
 function move(changes) {
+  strange = [];
   if (changes.model && changes.model !== known.asked.model) choose(changes.model);
   else put({ asked: { ...known.asked, ...changes } });
   const brought = changes.photo && photoOf(changes.photo).prompts;
@@ -191,6 +194,7 @@ async function answer(stale, exact = null) {
   await showStrip(canvas, traced, model, prompts[0], a.channel);
   const notes = prompts.flatMap((prompt, i) => texts[i].unknown.length ? [said("unknown", {
     model: model.name, words: quoted(texts[i].unknown.join(" ")), nearest: texts[i].nearest.join(", ") })] : []);
+  notes.unshift(...strange.map(([name, values]) => said(name, values)));
   const panels = [], total = prompts.length * variants().length;
   const view = { a, photo, traced, model, panels, total, shares: chances && prompts.map((p, i) => [p, chances[i]]) };
   for (const [i, prompt] of prompts.entries())
@@ -203,7 +207,7 @@ async function answer(stale, exact = null) {
     }
   if (a.word.trim()) notes.push(words.place);
   put({ said: { error: "", notes }, status: { busy: false, doing: "" } });
-  return { model, traced, prompt: prompts[0], method: a.method };
+  return { model, traced, prompt: prompts[0], method: a.method, found: panels[0].found };
 }
 async function eachWord(model, traced, prompt, logit) {  // the logit less that without the word
   const all = prompt.split(/\s+/), table = [];
@@ -219,6 +223,7 @@ function softmaxOf(values) {
 }
 async function found(view, map, stale) {  // one map; on the way it sharpens
   const { model, traced } = view, { order, mean } = await model.rank(traced, map.prompt);
+  if (stale()) throw new Stale();
   if (map.method === "gradcam")
     return panel(view, map, mix(traced.A, mean, traced.h * traced.w), null);
   const k = map.method === "scorecam" ? traced.C : map.k, channels = order.slice(0, k);
@@ -244,7 +249,7 @@ function panel({ a, photo, traced, model }, { prompt, method, share, logit }, sm
       return Array.from(toPhoto(small, width * height, m => resize(m, traced.h, traced.w, height, width)).values);
     } };
   return { ...describe(words, { prompt, method: METHODS[method], k, of, channels: traced.C, logit, share,
-    flat: heat.flat, box }), map: heat.values, shape: [H, W], box,
+    flat: heat.flat, box }), map: heat.values, shape: [H, W], box, found: last,
     contour: a.contour ? outline(heat, W, H, a.threshold, size) : [] };
 }
 function show({ panels, total, shares: bars }, early = null) {
@@ -310,29 +315,6 @@ function speak(language) {
   byId("language").value = language;
   if (known.asked.model) { faces = null; known.strip = {}; offer(); draw(); ask(); }
 }
-async function openCamera() {
-  const dialog = byId("camera"), video = dialog.querySelector("video");
-  const [snap, close] = dialog.querySelectorAll("button");
-  [snap.textContent, close.textContent] = [words.snap, words.close];
-  dialog.setAttribute("aria-label", words.camera_title);
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-  } catch (error) {
-    return put({ said: { error: said("no_camera", { reason: error.message }), notes: [] } });
-  }
-  video.srcObject = stream;
-  dialog.onclose = () => stream.getTracks().forEach(track => track.stop());
-  close.onclick = () => dialog.close();
-  snap.onclick = () => {
-    const [canvas, pen] = canvasOf(video.videoWidth, video.videoHeight);
-    pen.drawImage(video, 0, 0);
-    dialog.close();
-    canvas.toBlob(blob => take(blob, words.labels.camera), "image/png");
-  };
-  dialog.showModal();
-  await video.play();
-}
 function listen() {
   for (const name of ["dragenter", "dragover"])
     document.addEventListener(name, event => { event.preventDefault(); document.body.classList.add("over"); });
@@ -360,19 +342,25 @@ function listen() {
 function run({ photo, prompt, method = "gscorecam", k = null, model = known.asked.model }) {
   const result = runs.then(async () => {
     wanted++;
+    strange = [];
     try {
-      if (!D.models[model]) throw wrong("no_model", { model, models: Object.keys(D.models).join(", ") });
-      if (!METHODS[method]) throw wrong("no_method", { method, methods: Object.keys(METHODS).join(", ") });
+      if (!has(D.models, model)) throw wrong("no_model", { model, models: names(D.models) });
+      if (!has(METHODS, method)) throw wrong("no_method", { method, methods: names(METHODS) });
       const { channels, default_k } = D.models[model];
       if (k !== null && !(Number.isInteger(k) && k >= 1 && k <= channels)) throw wrong("bad_k", { channels, k });
       if (typeof prompt !== "string" || !prompt.trim()) throw wrong("no_prompt");
-      const there = own.find(other => other.given === photo);
-      const key = there?.key ?? add({ address: photo, given: photo, name: photo.split("/").at(-1).slice(-30) });
+      if (typeof photo !== "string" || !photo) throw wrong("unreadable", { name: JSON.stringify(photo) ?? "nothing" });
+      let key = own.find(other => other.given === photo)?.key;
+      if (!key) {  // on offer only when it can be read
+        const canvas = await fromAddress(photo);
+        key = add({ address: photo, given: photo, name: photo.split("/").at(-1).slice(-30) });
+        decodedLast = { key, canvas };
+      }
       const changes = { photo: key, prompts: prompt, method, k: k ?? default_k, compare: "none", word: "", channel: null };
       if (model !== known.asked.model) choose(model, changes);
       else { put({ asked: { ...known.asked, ...changes } }); offer(); }
-      await answer(() => false, [prompt.trim()]);
-      return { ...last };
+      const { found } = await answer(() => false, [prompt.trim()]);
+      return { ...found };
     } catch (error) {
       put({ said: { error: reason(error), notes: [] }, status: { busy: false } });
       throw new Error(reason(error));
@@ -384,18 +372,32 @@ function run({ photo, prompt, method = "gscorecam", k = null, model = known.aske
 window.gscam = { run, get last() { return last; }, get model() { return known.asked.model; },
   get passes() { return passes; }, models: Object.keys(D.models) };
 
+function wished(name) {  // what the address asks a model for, as far as that is here
+  const { photos, channels } = D.models[name], changes = {};
+  const asks = (key, fits, otherwise, values) => {
+    const text = preset.get(key);
+    if (text && !fits(text)) strange.push([otherwise, { [key]: text, ...values }]);
+    return text && fits(text) ? text : null;
+  };
+  const photoNamed = text => photos.find(p => [p.key, p.name].includes(text));
+  asks("model", text => has(D.models, text), "no_model", { models: names(D.models) });
+  const photo = asks("photo", photoNamed, "no_photo", { photos: photos.map(p => p.name).join("; ") });
+  const method = asks("method", text => has(METHODS, text), "no_method", { methods: names(METHODS) });
+  const k = asks("k", text => /^[1-9]\d*$/.test(text) && +text <= channels, "bad_k", { channels });
+  if (photo) Object.assign(changes, { photo: photoNamed(photo).key, prompts: photoNamed(photo).prompts.join("; ") });
+  if (method) changes.method = method;
+  if (k) changes.k = +k;
+  for (const [key, value] of [["prompt", "prompts"], ["word", "word"]])
+    if (preset.get(key)) changes[value] = preset.get(key);
+  return changes;
+}
 function begin() {
   const spoken = preset.get("lang") ?? navigator.language.slice(0, 2);
   listen();
-  speak(D.texts[spoken] ? spoken : "en");
-  const name = D.models[preset.get("model")] ? preset.get("model") : Object.keys(D.models)[0];
+  speak(has(D.texts, spoken) ? spoken : "en");
+  const name = has(D.models, preset.get("model")) ? preset.get("model") : Object.keys(D.models)[0];
   choose(name);
-  const first = D.models[name].photos.find(p => [p.key, p.name].includes(preset.get("photo")));
-  const changes = first ? { photo: first.key, prompts: first.prompts.join("; ") } : {};
-  for (const [key, value] of [["prompt", "prompts"], ["word", "word"], ["method", "method"]])
-    if (preset.get(key)) changes[value] = preset.get(key);
-  if (+preset.get("k") >= 1) changes.k = Math.min(+preset.get("k"), D.models[name].channels);
-  known.asked = { ...known.asked, ...changes };
+  known.asked = { ...known.asked, ...wished(name) };
   offer();
   draw();
   ask();

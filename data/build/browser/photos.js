@@ -70,6 +70,30 @@ function reduced(canvas, longest) {
 const pixelsOf = canvas =>
   canvas.getContext("2d", { willReadFrequently: true }).getImageData(0, 0, canvas.width, canvas.height);
 
+// A photo from the camera; it is asked for only when the button is pressed.
+async function openCamera() {
+  const dialog = byId("camera"), video = dialog.querySelector("video");
+  const [snap, close] = dialog.querySelectorAll("button");
+  [snap.textContent, close.textContent] = [words.snap, words.close];
+  dialog.setAttribute("aria-label", words.camera_title);
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    return put({ said: { error: said("no_camera", { reason: error.message }), notes: [] } });
+  }
+  video.srcObject = stream;
+  dialog.onclose = () => stream.getTracks().forEach(track => track.stop());
+  close.onclick = () => dialog.close();
+  snap.onclick = () => {
+    const [canvas, pen] = canvasOf(video.videoWidth, video.videoHeight);
+    pen.drawImage(video, 0, 0);
+    dialog.close();
+    canvas.toBlob(blob => take(blob, words.labels.camera), "image/png");
+  };
+  dialog.showModal();
+  await video.play();
+}
 // A photo seen through a channel's mask, as a picture's address.
 function face(canvas, traced, channel, side, colors) {
   const small = reduced(canvas, side), { width, height } = small, { h, w, A } = traced;

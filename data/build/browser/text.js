@@ -73,7 +73,7 @@ function makeText(model) {
   }
   function encode(text) {  // the unit vector of a sentence
     const ids = tokens(text);
-    if (ids.length > most) throw { words: "too_many_tokens", values: { prompt: text, most } };
+    if (ids.length > most) throw { words: "too_many_tokens", values: { prompt: text.length > 60 ? `${text.slice(0, 60)}…` : text, most } };
     let rows = ids.map((id, i) => Float32Array.from({ length: wide }, (_, d) =>
       (used.has(id) ? table[used.get(id) * wide + d] : 0) + positions[i * wide + d]));
     for (const block of blocks) {
