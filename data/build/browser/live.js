@@ -195,6 +195,8 @@ async function answer(stale, exact = null) {
   const notes = prompts.flatMap((prompt, i) => texts[i].unknown.length ? [said("unknown", {
     model: model.name, words: quoted(texts[i].unknown.join(" ")), nearest: texts[i].nearest.join(", ") })] : []);
   notes.unshift(...strange.map(([name, values]) => said(name, values)));
+  if (a.word.trim()) notes.push(words.place);
+  put({ said: { error: "", notes } });  // before the maps that they are about
   const panels = [], total = prompts.length * variants().length;
   const view = { a, photo, traced, model, panels, total, shares: chances && prompts.map((p, i) => [p, chances[i]]) };
   for (const [i, prompt] of prompts.entries())
@@ -205,8 +207,7 @@ async function answer(stale, exact = null) {
         panels.at(-1).words = await eachWord(model, traced, prompt, logits[i]);
       show(view);
     }
-  if (a.word.trim()) notes.push(words.place);
-  put({ said: { error: "", notes }, status: { busy: false, doing: "" } });
+  put({ status: { busy: false, doing: "" } });
   return { model, traced, prompt: prompts[0], method: a.method, found: panels[0].found };
 }
 async function eachWord(model, traced, prompt, logit) {  // the logit less that without the word
