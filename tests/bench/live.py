@@ -81,8 +81,8 @@ def main(arguments: Sequence[str]) -> None:
     rows = [measure(folder, model, k, 3) for model, k in (("photo-lite", 125), ("mini-rn", 100))]
     lines = ["## The page in which the models run", "", machine(), "",
              f"Headless Chromium, no graphics card, page opened from disk, prompt “a cat”, a photo "
-             f"of 451 × 300 pixels dropped; medians of 3; load {load:.1f} at the start. `make live`, then "
-             "`python tests/bench/live.py`.", "",
+             f"of 451 × 300 pixels dropped; medians of 3; load {load:.1f} at the start. "
+             "`make live`, then `python tests/bench/live.py`.", "",
              "| model | page opened → a map | photo dropped → a map | → all k channels | slider |",
              "|---|---|---|---|---|"]  # fmt: skip
     for group in rows:
