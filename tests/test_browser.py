@@ -214,6 +214,7 @@ def test_lab(notebook, model, tmp_path, capsys):
 
     pointer(page, model)
     comparison(page)
+    quality(page)
     prompts_and_channel(page, model)
     upload_and_break(page, tmp_path)
     cancel(page)
@@ -240,6 +241,20 @@ def comparison(page):
         assert f", {expected}" in text(page)
         if expected == "Grad-CAM":
             shot(page, "compare", f"Two methods side by side; {WEIGHTS}.")
+
+
+def quality(page):
+    """Fewer passes, and how far the map may be from that with all; then all again."""
+    slider, all_of_them = control(page, "Quality"), text(page)
+    assert slider.get_attribute("aria-valuetext") == "every pass"
+    slider.press("ArrowLeft")
+    changed(page, all_of_them)
+    assert slider.get_attribute("aria-valuetext") == "half"
+    assert re.search(r"(\d+) of \d+ passes, ± 0\.\d\d", text(page))
+    before = text(page)
+    slider.press("End")
+    changed(page, before)
+    assert "passes, ±" not in text(page)
 
 
 def words(page, model, prompt):
@@ -356,7 +371,7 @@ def cancel(page):
     control(page, "Method").select_option(label="ScoreCAM")
     button = page.get_by_role("button", name="Cancel", exact=True).first
     page.locator(".gscam-doing").filter(has_text=re.compile("[0-9]+ of at most")).wait_for()
-    page.locator(".gscam-caption").filter(has_text="so far, of 1024").first.wait_for()
+    page.locator(".gscam-caption").filter(has_text="of 1024 passes, ±").first.wait_for()
     shot(page, "working", f"ScoreCAM under way: the map sharpens, Cancel is offered; {WEIGHTS}.")
     button.click()
     page.get_by_text("what has been scored is kept").wait_for()

@@ -374,21 +374,62 @@ def test_cancel_stops_a_long_scorecam_and_keeps_what_was_scored(resnet, photo, m
     assert shown.last_error is None
 
 
-def test_maps_sharpen_and_say_so(engine, monkeypatch):
+def test_maps_sharpen_from_a_draft_and_say_so(engine, resnet, photo, monkeypatch):
     monkeypatch.setattr("gscam_lib.explorer.engine.PERIOD", 0)
     seen = []
     request = Request(next(iter(engine.photos)), ("a cup",), "scorecam")
     last = engine.run(request, never, lambda done, total, early: seen.append((total, early)))
     early = [answer.findings[0] for _, answer in seen if answer]
-    assert len(early) > 2
-    assert early[0].k < early[-1].k
-    assert early[0].values != last.findings[0].values
-    assert all(f"k = {f.k} so far, of {last.total_channels}" in f.caption for f in early)
-    assert "so far" not in last.text() + last.findings[0].caption
-    assert all(total <= last.total_channels for total, _ in seen)
+    assert early[0].caption.startswith("ScoreCAM, a draft, ± ")
+    passes = [f.passes for f in early]
+    assert passes == sorted(passes)
+    assert len(set(passes)) > 2
+    assert all(f" {f.passes} of {resnet.channels} passes" in f.caption for f in early[1:])
+    assert all(0 < f.band <= 1 and f.values != last.findings[0].values for f in early[:3])
+    assert all(total <= last.passes for total, _ in seen)
+    (done,) = last.findings
+    assert (done.caption, done.band, done.of) == ("ScoreCAM", 0, None)
+    whole = gs.heatmap(resnet.trace(photo), "a cup", "scorecam")
+    values = np.frombuffer(done.values, np.uint8).reshape(done.shape) / 255
+    np.testing.assert_allclose(values, whole.values, atol=1.5 / 255)
 
 
-@pytest.mark.parametrize("method", ["scorecam", "gradcam"])
+def test_quality_is_a_share_of_the_passes_and_the_map_that_of_a_budget(explorer, resnet, photo):
+    explorer.move(prompts="a dog", k=100)
+    full = go(explorer)["passes"]
+    explorer.move(prompts="a boat", photo=explorer.asked["photo"], quality=0.1)
+    state = go(explorer)
+    heat = gs.heatmap(resnet.trace(photo), "a boat", k=100, budget=10)
+    (panel,) = explorer.shown["panels"]
+    shown = np.frombuffer(panel["map"], np.uint8).reshape(panel["shape"]) / 255
+    np.testing.assert_allclose(shown, heat.values, atol=1.5 / 255)
+    assert f"k = 100, 10 of 100 passes, ± {heat.band:.2f}" in panel["note"]
+    assert state["passes"] <= 10 < full
+    assert "gs.heatmap(trace, prompt, 'gscorecam', k=100, budget=10)" in explorer.code()
+    explorer.move(method="gradcam")
+    go(explorer)
+    assert "quality" in explorer.off
+    explorer.move(quality=0)
+    explorer.wait(WAIT)
+    assert "expected a share above 0" in explorer.last_error
+
+
+def test_a_newer_move_stops_what_is_stale_within_one_batch(engine, monkeypatch):
+    batches, embed = [], type(engine.model).encode_pixels
+
+    def encode(self, pixels, *args, **options):
+        batches.append(len(pixels))
+        return embed(self, pixels, *args, **options)
+
+    monkeypatch.setattr(type(engine.model), "encode_pixels", encode)
+    request = Request(next(iter(engine.photos)), ("a cup",), "scorecam")
+    with pytest.raises(Cancelled):
+        engine.run(request, lambda: len(batches) >= 3, nothing)
+    assert len(batches) <= 3
+    assert max(batches) <= engine_module.STEP
+
+
+@pytest.mark.parametrize("method", ["gscorecam", "gradcam"])
 def test_time_limit_also_between_maps_of_few_passes(resnet, photo, monkeypatch, method):
     """200 prompts with Grad-CAM took 36 s under a limit of 1 s."""
     engine = Engine(resnet, choose(photo), limit_s=0.3)

@@ -7,8 +7,11 @@ from gscam_lib.explorer.request import Request
 from gscam_lib.methods import METHODS
 
 
-def as_code(model: str, photo: Photo, request: Request) -> str:
-    """The Python that makes what a request shows."""
+def as_code(model: str, photo: Photo, request: Request, copies: dict[str, int]) -> str:
+    """The Python that makes what a request shows.
+
+    copies: method -> masked copies where k is left to the model, of methods that score them.
+    """
     source = photo.source
     lines = ["import gscam_lib as gs", "from gscam_lib.explorer.pictures import draw"]
     lines.append("from gscam_lib.model.photo import load_photo")
@@ -24,6 +27,8 @@ def as_code(model: str, photo: Photo, request: Request) -> str:
     calls = []
     for method, k in request.variants():
         ranked = f", k={k}" if k is not None and "k" in METHODS[method].options else ""
+        budget = request.budget((ranked and k) or copies[method]) if method in copies else None
+        ranked += "" if budget is None else f", budget={budget}"
         calls.append(f"    heats.append(gs.heatmap(trace, prompt, {method!r}{ranked}))")
     lines += ["heats = []", "for prompt in prompts:", *calls]
     lines.append(

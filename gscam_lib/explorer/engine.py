@@ -39,7 +39,7 @@ from gscam_lib.explorer.request import (
     View,
 )
 from gscam_lib.explorer.worker import PERIOD, Count
-from gscam_lib.heatmaps import heatmap
+from gscam_lib.heatmaps import heatmap, stream
 from gscam_lib.methods import METHODS
 from gscam_lib.trace import Trace
 from gscam_lib.trace.model import Model
@@ -48,13 +48,18 @@ from gscam_lib.wording import words
 KEPT_TRACES = 8  # a warm trace of 1,024 channels keeps some 10 MB
 KEPT_UPLOADS, KEPT_EACH = 64, 4  # of all visitors, of one: at most 3 MB each
 KEPT_HEATS = 24  # at most 4 MB each
-SCORED = ("gscorecam", "scorecam")
 STEP = 8  # copies of a photo in one batch: a batch cannot be stopped
+CLEAR = 0.1  # the band below which the rest is scored without more maps on the way
+NEAR = 16  # copies that are scored at once, without a draft of the map before them
 PHOTO, MAP = 640, 256  # pixels of the longer side of what is shown
 THUMBNAILS, THUMBNAIL, MASK = 12, 84, 300  # how many, and pixels of their sides
 SEARCHED, STRONGEST = 32, 6  # photos looked through for a channel, and how many are shown
 REST = 0.5  # seconds without a request after which freed memory goes back
 GUESSES = ("a person", "a dog", "a car")  # to begin with, where nothing is known of a photo
+
+
+Key = tuple[str, str, str, int | None, int | None]
+"""Of a heatmap: photo, prompt, method, k and budget."""
 
 
 class Engine:
@@ -80,7 +85,7 @@ class Engine:
         self._waiting = 0
         self._uploads: OrderedDict[str, tuple[str, Photo]] = OrderedDict()
         self._traces: OrderedDict[str, Seen] = OrderedDict()
-        self._heats: OrderedDict[tuple[str, str, str, int | None], Heatmap] = OrderedDict()
+        self._heats: OrderedDict[Key, Heatmap] = OrderedDict()
         self._peaks: dict[str, np.ndarray[Any, Any]] = {}
         self._rest = threading.Timer(REST, _trim)
 
@@ -98,6 +103,7 @@ class Engine:
                 {key: self._first(photo) for key, photo in self.photos.items()},
                 frozenset(key for key, photo in self.photos.items() if photo.boxes),
                 colors(),
+                tuple(name for name in fits if _scored(name)),
             )
 
     def _first(self, photo: Photo) -> tuple[str, ...]:
@@ -147,6 +153,7 @@ class Engine:
             photo = self.photo(key)
             opened = photo.open()
             trace = self.model.trace(opened)
+            trace.batch_size = min(trace.batch_size, STEP)
             trace.photo = reduced(opened, LONGEST)  # what the network saw stays as it is
             width, height = trace.photo.size
             trace.geometry = replace(trace.geometry, width=width, height=height)
@@ -175,16 +182,15 @@ class Engine:
             self._check(request)
             photo = self.photo(request.photo)
             if what == "code":
-                return as_code(self.name, photo, request).encode()
+                return as_code(self.name, photo, request, self._most()).encode()
             seen = self._seen(request.photo)
             if what == "page":
-                for _ in self._score(seen.trace, request.prompts[0], "scorecam", None, count):
-                    pass
+                self._score(seen.trace, list(range(self.model.channels)), count)
                 page = make_page(seen.trace, request, photo, size=seen.size, model=self.name)
                 return page.encode()
             if what == "figure":
                 found = list(self._find(request, seen, count))
-                titled = [(f"“{f.prompt}”\n{f.caption}", self._drawn(request, seen, f, count))
+                titled = [(f"“{f.prompt}”\n{f.caption}", self._drawn(request, seen, f))
                           for f in found]  # fmt: skip
                 return png(sheet(titled, min(len(found), 3)))
             raise ValueError(f"Got {what!r} to take away; expected page, figure or code.")
@@ -247,74 +253,112 @@ class Engine:
         share = _shares(seen.trace, request)
         shown = time.perf_counter()
         for prompt, method, k in request.maps():
-            of = self._k(seen.trace, method, k)
-            for scored in self._score(seen.trace, prompt, method, k, count):
-                if time.perf_counter() - shown > PERIOD and scored < (of or scored + 1):
-                    early = self._finding(
-                        request, seen, count, prompt, "gscorecam", scored, share.get(prompt)
-                    )
-                    early = replace(early, of=of or len(seen.trace.activations))
-                    count.report(self._answer(request, seen, count, [*found, early]))
-                    shown = time.perf_counter()
+            key = self._key(request, seen.trace, prompt, method, k)
+            for heat in self._sharpening(seen.trace, key, count):
+                if heat.passes and time.perf_counter() - shown < PERIOD:
+                    continue  # a draft is shown at once
+                early = self._finding(request, seen, heat, share.get(prompt))
+                count.report(self._answer(request, seen, count, [*found, early]))
+                shown = time.perf_counter()
             self._let_others_in(count)
-            found.append(self._finding(request, seen, count, prompt, method, k, share.get(prompt)))
+            heat = self._heat(seen.trace, key)
+            found.append(self._finding(request, seen, heat, share.get(prompt)))
             yield found[-1]
             if time.perf_counter() - shown > PERIOD and len(found) < len(request.maps()):
                 count.report(self._answer(request, seen, count, found))
                 shown = time.perf_counter()
 
-    def _score(
-        self, trace: Trace, prompt: str, method: str, k: int | None, count: Count
-    ) -> Iterator[int]:
-        """Score the channels a map needs, a few at a time, the best first."""
-        if method not in SCORED:
+    def _sharpening(self, trace: Trace, key: Key, count: Count) -> Iterator[Heatmap]:
+        """The heatmaps before that of a key, a draft first; none where it is near at hand."""
+        _, prompt, method, k, budget = key
+        if key in self._heats or not _scored(method):
             return
-        total = len(trace.activations) if method == "scorecam" else self._k(trace, method, k)
-        order = trace.ranking(prompt)[:total].tolist()
-        count.total = len(order)
-        for start in range(0, len(order), STEP):
-            self._let_others_in(count)
-            trace.masked_embeddings(order[start : start + STEP])
-            yield min(start + STEP, len(order))
+        copies = self._copies(trace, prompt, method, k)
+        missing = trace.missing(copies)
+        if not missing:
+            return
+        if budget is None and len(missing) <= NEAR:
+            self._score(trace, missing, count)
+            return
+        limit = budget or len(copies)
+        count.total = count.passes + min(limit, len(missing))
+        with _quiet():
+            for heat in stream(trace, prompt, k, method=method, **_within(budget)):
+                if heat.passes == limit:
+                    self._keep(key, heat)
+                else:
+                    yield heat
+                self._let_others_in(count)
+                if budget is None and heat.band is not None and heat.band <= CLEAR:
+                    break
+        if budget is None:
+            self._score(trace, trace.missing(copies), count)
         count.total = 0
 
-    def _heat(self, trace: Trace, key: tuple[str, str, str, int | None]) -> Heatmap:
-        """The heatmap of (photo, prompt, method, k); the latest few are kept."""
+    def _most(self) -> dict[str, int]:
+        """Method -> masked copies where k is left to the model, of methods that score them."""
+        default, every = self.model.default_k, self.model.channels
+        return {name: default if "k" in m.options else every
+                for name, m in METHODS.items() if _scored(name)}  # fmt: skip
+
+    def _copies(self, trace: Trace, prompt: str, method: str, k: int | None) -> list[int]:
+        """The channels whose masked copies make a map."""
+        total = len(trace.activations) if method == "scorecam" else self._k(trace, method, k)
+        channels: list[int] = trace.ranking(prompt)[:total].tolist()
+        return channels
+
+    def _score(self, trace: Trace, channels: list[int], count: Count) -> None:
+        """Score channels, a few at a time."""
+        count.total = count.passes + len(channels)
+        for start in range(0, len(channels), STEP):
+            self._let_others_in(count)
+            trace.masked_embeddings(channels[start : start + STEP])
+        count.total = 0
+
+    def _key(self, request: Request, trace: Trace, prompt: str, method: str, k: int | None) -> Key:
+        k = self._k(trace, method, k)
+        budget = None
+        if _scored(method) and request.quality < 1:
+            budget = request.budget(k or len(trace.activations))
+        return request.photo, prompt, method, k, budget
+
+    def _heat(self, trace: Trace, key: Key) -> Heatmap:
+        """The heatmap of a key; the latest few are kept."""
         if key not in self._heats:
-            _, prompt, method, k = key
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said in the answer, once
-                self._heats[key] = heatmap(trace, prompt, method, k=k)
-            while len(self._heats) > KEPT_HEATS:
-                self._heats.popitem(last=False)
+            _, prompt, method, k, budget = key
+            with _quiet():
+                self._keep(key, heatmap(trace, prompt, method, k=k, **_within(budget)))
         self._heats.move_to_end(key)
         return self._heats[key]
+
+    def _keep(self, key: Key, heat: Heatmap) -> None:
+        self._heats[key] = heat
+        while len(self._heats) > KEPT_HEATS:
+            self._heats.popitem(last=False)
 
     def _k(self, trace: Trace, method: str, k: int | None) -> int | None:
         if "k" not in METHODS[method].options:
             return None
         return trace.default_k if k is None else k
 
-    def _finding(
-        self, request: Request, seen: Seen, count: Count, prompt: str, method: str,
-        k: int | None, share: float | None,
-    ) -> Finding:  # fmt: skip
+    def _finding(self, request: Request, seen: Seen, heat: Heatmap, share: float | None) -> Finding:
         trace = seen.trace
-        heat = self._heat(trace, (request.photo, prompt, method, self._k(trace, method, k)))
+        method = heat.method
         box = seen.in_photo(heatmap_to_box(heat, threshold=request.threshold))
         lines: tuple[tuple[float, ...], ...] = ()
         if request.contour:
             scale = seen.size[0] / trace.photo.width
             lines = outlines(hot_pixels(heat.values, request.threshold), scale)
         shape, values = small(heat.values, MAP)
-        title = METHODS[method].title
+        of = (heat.k or len(trace.activations)) if heat.band else None
         return Finding(
-            prompt, method, title, heat.k, heat.logit, share, box, heat.flat, shape, values, lines
-        )
+            heat.prompt, method, METHODS[method].title, heat.k, heat.logit, share, box, heat.flat,
+            shape, values, lines, heat.passes, heat.band, of,
+        )  # fmt: skip
 
-    def _drawn(self, request: Request, seen: Seen, found: Finding, count: Count) -> bytes:
+    def _drawn(self, request: Request, seen: Seen, found: Finding) -> bytes:
         """A map as a picture: for figures."""
-        key = (request.photo, found.prompt, found.method, found.k)
+        key = self._key(request, seen.trace, found.prompt, found.method, found.k)
         picture = draw(
             seen.trace.image,
             self._heat(seen.trace, key).values,
@@ -385,6 +429,23 @@ class Engine:
                     f"trust its map. Nearest names: {', '.join(known.nearest)}."
                 )
         return tuple(doubts)
+
+
+def _scored(method: str) -> bool:
+    """Whether a method scores masked copies, and may stop before it has all."""
+    return "budget" in METHODS[method].options
+
+
+def _within(budget: int | None) -> dict[str, int]:
+    return {} if budget is None else {"budget": budget}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings: they are said in the answer, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _shares(trace: Trace, request: Request) -> dict[str, float]:

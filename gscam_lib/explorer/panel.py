@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 UPLOAD_LIMIT = 10_000_000
 """Bytes of the largest file that may be uploaded."""
+QUALITY = [(0.05, "1 pass in 20"), (0.1, "1 in 10"), (0.2, "1 in 5"), (0.3, "3 in 10"),
+           (0.5, "half"), (1, "every pass")]  # fmt: skip
 COMPARE = [("none", ""), ("method", ""), ("k", "")]
 
 
@@ -97,6 +99,15 @@ class Explorer(Live):
             "k": not (asked["method"] in ranked or other),
             "other_method": asked["compare"] != "method",
             "other_k": asked["compare"] != "k" or asked["method"] not in ranked,
+            "quality": not {
+                m
+                for m, shown in (
+                    (asked["method"], True),
+                    (asked["other_method"], asked["compare"] == "method"),
+                )
+                if shown
+            }
+            & set(self._about.scored),
             "truth": asked["photo"] not in self._about.boxed,
         }
         self.off = [name for name, hide in hidden.items() if hide]  # they say nothing now
@@ -125,6 +136,7 @@ def layout(about: About, first: dict[str, Any], folders: bool) -> list[list[c.Co
     steps = c.ks(about.channels, about.default_k, first["k"])
     methods = list(about.methods.items())
     other = "gradcam" if "gradcam" in about.methods else methods[-1][0]
+    quality = [c.slider("quality", QUALITY, 1)] if about.scored else []
     folder = [c.control("text", "folder", "")] if folders else []
     return [
         [
@@ -135,6 +147,7 @@ def layout(about: About, first: dict[str, Any], folders: bool) -> list[list[c.Co
         ],
         [
             c.choice("method", methods, first["method"]),
+            *quality,
             c.slider("k", steps, first["k"]),
             c.choice("compare", COMPARE, "none"),
             c.choice("other_method", methods, other),

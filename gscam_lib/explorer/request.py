@@ -21,16 +21,18 @@ class Request:
     """What is on the screen. Raises ValueError for what no control can ask for.
 
     photo: a key of the engine's photos; prompts: one map each; k: None takes the model's default;
-    compare: "none", "method" or "k", against the value in `other_method` or `other_k`; threshold:
-    as in `heatmap_to_box`; channel: one channel to look at, None for none; strongest: whether to
-    find its strongest pictures among the photos on offer; others: prompts without a map that share
-    in the probabilities.
+    quality: the share of a map's masked copies that is scored, where others are guessed; compare:
+    "none", "method" or "k", against the value in `other_method` or `other_k`; threshold: as in
+    `heatmap_to_box`; channel: one channel to look at, None for none; strongest: whether to find its
+    strongest pictures among the photos on offer; others: prompts without a map that share in the
+    probabilities.
     """
 
     photo: str
     prompts: tuple[str, ...]
     method: str = "gscorecam"
     k: int | None = None
+    quality: float = 1.0
     compare: str = "none"
     other_method: str = "gradcam"
     other_k: int = 1
@@ -58,10 +60,16 @@ class Request:
             number = getattr(self, name)
             if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
                 raise ValueError(f"Got {name}={number!r}; expected a whole number.")
+        if not isinstance(self.quality, int | float) or not 0 < self.quality <= 1:
+            raise ValueError(f"Got quality={self.quality!r}; expected a share above 0, up to 1.")
         if not isinstance(self.opacity, int | float) or not 0 <= self.opacity <= 1:
             raise ValueError(f"Got opacity={self.opacity!r}; expected a share from 0 to 1.")
         if not isinstance(self.threshold, str | int | float):
             raise ValueError(f"Got threshold={self.threshold!r}; expected 'otsu' or a share.")
+
+    def budget(self, copies: int) -> int | None:
+        """How many of so many masked copies may be scored; None for all."""
+        return None if self.quality == 1 else max(1, round(self.quality * copies))
 
     def variants(self) -> list[tuple[str, int | None]]:
         """Methods and k to show side by side."""
@@ -82,7 +90,8 @@ class Finding:
     """One map on the screen. Boxes and lines are in pixels of the photo as it came.
 
     probability: among the prompts, None where there is but one; values: the map as (h, w) bytes,
-    0 to 255; contour: outlines of what is hot; of: channels it will have when it is done.
+    0 to 255; contour: outlines of what is hot; passes, band: as in `Heatmap`; of: all
+    copies that there are for it, None where all were scored.
     """
 
     prompt: str
@@ -96,19 +105,29 @@ class Finding:
     shape: tuple[int, int]
     values: bytes = field(repr=False)
     contour: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    passes: int | None = None
+    band: float | None = None
     of: int | None = None
 
     @property
     def caption(self) -> str:
         """What stands above the map."""
-        so_far = f" so far, of {self.of}" if self.of else ""
-        return f"{self.title}, k = {self.k}{so_far}" if self.k else self.title
+        ranked = f", k = {self.k}" if self.k else ""
+        return self.title + ranked + self.near
+
+    @property
+    def near(self) -> str:
+        """How far the map may be from the full one, in words; nothing where it is the full one."""
+        if self.of is None:
+            return ""
+        made = f"{self.passes} of {self.of} passes" if self.passes else "a draft"
+        return f", {made}, ± {self.band:.2f}"
 
     def text(self, channels: int) -> str:
         """The map in words."""
         where = "flat map, no box" if self.box is None else "box {}, {} to {}, {}".format(*self.box)
         of = f" with {self.k} of {channels} channels" if self.k else ""
-        of += " so far" if self.of else ""
+        of += self.near
         share = "" if self.probability is None else f", probability {self.probability:.0%}"
         return f"“{self.prompt}”, {self.title}{of}: logit {self.logit:.2f}{share}, {where}."
 
@@ -170,7 +189,7 @@ class About:
 
     photos: key -> name; methods: name -> title; ranked: methods that take k; prompts: photo's key
     -> what to look for at first; boxed: keys of photos with known boxes; colors: the colour map,
-    red, green, blue of 256 steps.
+    red, green, blue of 256 steps; scored: methods that score masked copies.
     """
 
     model: str
@@ -182,6 +201,7 @@ class About:
     prompts: dict[str, tuple[str, ...]]
     boxed: frozenset[str]
     colors: tuple[float, ...] = field(repr=False)
+    scored: tuple[str, ...] = ()
 
 
 Report = Callable[[int, int, Answer | None], None]

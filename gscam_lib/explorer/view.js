@@ -108,7 +108,8 @@ function mount(root, host) {
       const field = make("input", { id, type: "range", min: "0", max: `${c.options.length - 1}` });
       const said = make("span", { class: "gscam-value", "aria-hidden": "true" });
       const tell = () => {
-        said.textContent = c.options[field.value][1];
+        const [value, text] = c.options[field.value];
+        said.textContent = texts.options[`${c.name}.${value}`] ?? text;
         field.setAttribute("aria-valuetext", said.textContent);
       };
       field.addEventListener("input", () => { tell(); send({ [c.name]: c.options[field.value][0] }); });

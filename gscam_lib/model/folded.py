@@ -109,7 +109,7 @@ class FirstTokenPool(nn.Module):
         tokens = tokens + pool.positional_embedding.to(x.dtype)
         query = pool.q_proj(tokens[:, 0]).unflatten(1, (heads, -1))
         asked = torch.einsum("nhd,hdc->nhc", query, pool.k_proj.weight.unflatten(0, (heads, -1)))
-        attention = (query.shape[-1] ** -0.5 * asked @ tokens.mT).softmax(-1)
+        attention = (query.shape[-1] ** -0.5 * asked @ tokens.transpose(1, 2)).softmax(-1)
         mixed = attention @ tokens
         values = torch.einsum("nhc,hdc->nhd", mixed, pool.v_proj.weight.unflatten(0, (heads, -1)))
         pooled: Tensor = pool.c_proj(values.flatten(1) + pool.v_proj.bias)
