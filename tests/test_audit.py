@@ -17,11 +17,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import gscam_lib as gs
-from gscam_lib.audits import copies, evidence, groups, regions
+from gscam_lib.audits import copies, evidence, groups, leaderboard, regions, truth
 from gscam_lib.audits.photos import Collection, collect
 from gscam_lib.audits.run import _asked
 from gscam_lib.cli import app
 from gscam_lib.evaluation.statistics import holm
+from gscam_lib.explorer import bias_lab
 from gscam_lib.scenes import shortcuts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,7 +261,7 @@ def test_a_face_is_found():
 
 
 def test_people_need_another_model(model, folder):
-    about = (model, ["a cat", "a doctor"], (), "gradcam", ["mean"], 3, None, 2, 4)
+    about = (model, ["a cat", "a doctor"], (), "gradcam", ["mean"], 3, None, 2, None, 4)
     with pytest.warns(gs.UnknownPromptWarning, match="never taught “a doctor”"):
         asked, notes = _asked(*about)
     assert asked.prompts == ["a cat"]
@@ -309,6 +310,22 @@ def test_a_killed_run_goes_on_and_is_that_of_an_undisturbed_one(resnet, tmp_path
     pd.testing.assert_frame_equal(found.rows, gs.audit(resnet, photos, ["horse"], **how).rows)
     with pytest.raises(ValueError, match="holds another run"):
         gs.audit(resnet, photos, ["cat"], out=out, **how)
+
+
+def test_scores_of_all_and_maps_of_some(resnet, folder):
+    table = pd.DataFrame({"file": ["one/a.png", "one/b.png", "two/c.png", "two/d.png"],
+                          "g": list("xxyy")})  # fmt: skip
+    whole, part = (
+        gs.audit(
+            resnet, folder, ["a cat"], table, controls=3, maps=maps, **QUICK | {"method": "center"}
+        )
+        for maps in (None, 2)
+    )
+    assert part.seen.mapped.tolist() == [0, 3]
+    assert np.allclose(whole.rows["score"], part.rows["score"])
+    covers = part.rows["cover"].to_numpy()
+    assert np.isnan(covers).tolist() == [False, True, True, False]
+    assert np.allclose(covers[[0, 3]], whole.rows["cover"].to_numpy()[[0, 3]])
 
 
 def test_a_broken_photo_is_a_note(resnet, folder):
@@ -391,3 +408,51 @@ def test_a_scene_shows_its_cues():
     assert np.flatnonzero(scene.thing.any(0)).mean() < shortcuts.SIZE / 2
     plain = shortcuts.draw("dog", dict.fromkeys(shortcuts.KINDS, False), (3, 1))
     assert plain.regions == {}
+
+
+def test_planting_is_in_the_direction_of_the_cue(model):
+    scenes = shortcuts.pool(96, 5)
+    embedded = truth.embeddings(model, scenes, False)
+    cue = np.array([scene.cues["word"] for scene in scenes])
+    gaps = []
+    for strength in (0.0, 0.8):
+        target = truth.plant(model, embedded, scenes, "dog", "word", strength, (0,))
+        scores = embedded @ model.encode_target(target)[0].numpy()
+        gaps.append(scores[cue].mean() - scores[~cue].mean())
+    assert gaps[1] > gaps[0] + 0.5 / model.logit_scale
+    x = np.random.default_rng(0).normal(size=(400, 3))
+    found = truth.direction(x, x[:, 1] > 0, 1.0)
+    assert np.abs(found).argmax() == 1
+    assert found[1] > 0
+
+
+def test_the_leaderboard_counts_worlds(tmp_path):
+    about = {"model": "m", "name": "dog", "asked": 9, "pull": 0.5}
+    rows = [
+        {**about, "way": way, "kind": kind, "strength": strength, "trained": False,
+         "right": bool(kind) and strength > 0.3, "wrong": int(way == "gradcam" and not kind)}
+        for way in ("named", "gradcam") for kind in ("sea", "word", "") for strength in (0.2, 0.6)
+        if kind or strength == 0.2
+    ]  # fmt: skip
+    rows.append(rows[0] | {"trained": True, "strength": np.nan, "right": True})
+    path = leaderboard.write(pd.DataFrame(rows), tmp_path)
+    text = path.read_text()
+    assert (tmp_path / "biases.png").is_file()
+    table = text.split("false alarms")[1]
+    assert "| m       | named" in table
+    assert "100 % [34, 100]" in table  # two worlds of two, Wilson
+    assert "100 % [21, 100]" in text.split("## No shortcut")[1].split("## By kind")[0]
+
+
+def test_the_lab_with_widgets(resnet, folder, tmp_path):
+    lab = bias_lab(resnet, str(folder), ["a cat"], out=tmp_path / "lab", controls=3,
+                   **QUICK | {"method": "center"})  # fmt: skip
+    found = lab.wait()
+    assert lab.bar.value == lab.bar.max == 4
+    assert found.collection.columns == ["folder"]
+    lab.photos.value = "no/such/<b>folder</b>"
+    lab.start()
+    lab._thread.join()
+    assert "&lt;b&gt;" in lab.said.value
+    with pytest.raises(FileNotFoundError, match="No file at"):
+        lab.wait()

@@ -113,7 +113,8 @@ def of_crops(seen: Seen, prompt: int, clusters: Sequence[Cluster], samples: int)
     """Crops that recur as suspects of one prompt, not yet corrected."""
     rows = []
     for cluster in clusters:
-        each = [seen.scores[:, None] - seen.cover[:, f] for f in range(len(seen.asked.fills))]
+        own = seen.scores[seen.mapped, None]
+        each = [own - seen.cover[:, f] for f in range(len(seen.asked.fills))]
         effect = np.stack([seen.beyond(cluster.photos, cluster.windows, drop) for drop in each], 1)
         fills = _fills(effect[..., prompt].mean(0), seen.asked.fills)
         rows.append(_row(seen, prompt, cluster.name, "crops", cluster.photos, effect.mean(1),
@@ -147,12 +148,12 @@ def _of_groups(seen: Seen, prompt: int, collection: Collection, samples: int) ->
             tested = {"effect": found["difference"][0], "low": found["low"][0],
                       "high": found["high"][0], "p": found["p"][0]}  # fmt: skip
             gaps = seen.scores[inside].mean(0) - seen.scores[outside].mean(0)
-            words_p = _among(gaps, prompt, seen.controls)
             name = f"{column} = {group}"
             if tested["high"] < 0 and other != "the rest":  # of two groups, the one that raises
                 tested = {"effect": -tested["effect"], "low": -tested["high"],
                           "high": -tested["low"], "p": tested["p"]}  # fmt: skip
-                name = f"{column} = {other}"
+                name, gaps = f"{column} = {other}", -gaps
+            words_p = _among(gaps, prompt, seen.controls)
             rows.append(_joined(seen, prompt, name, "group", few, tested, words_p, "", ""))
     return rows
 
@@ -170,9 +171,10 @@ def _joined(
 
 
 def _among(effects: Array, prompt: int, controls: Array) -> float:
-    """How rarely a control word has an effect as far from the others' mean; NaN without controls.
+    """How rarely a control word has an effect as far above the others' mean; NaN without controls.
 
-    effects: (Q,) of each prompt. Student's t for a new observation, since the controls are few.
+    effects: (Q,) of each prompt. Student's t for a new observation, since the controls are few;
+    twice the upper tail, since of two groups the data say which one is meant to raise the score.
     """
     others = effects[controls]
     if len(others) < ENOUGH:
@@ -181,7 +183,7 @@ def _among(effects: Array, prompt: int, controls: Array) -> float:
     if sigma == 0:
         return 1.0
     z = float(effects[prompt] - others.mean()) / sigma
-    return float(2 * stats.t.sf(abs(z), len(others) - 1))
+    return float(min(1.0, 2 * stats.t.sf(z, len(others) - 1)))
 
 
 def _tested(values: Array, samples: int) -> Row:

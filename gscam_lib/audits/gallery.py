@@ -46,7 +46,8 @@ class Gallery:
         """For each group, or for all photos, those of highest score with their maps."""
         rows = []
         for title, photos in self._groups():
-            order = photos[np.argsort(-self.seen.scores[photos, prompt], kind="stable")][:SHOWN]
+            scores = self.seen.scores[self.seen.mapped[photos], prompt]
+            order = photos[np.argsort(-scores, kind="stable")][:SHOWN]
             rows.append((title, [self._map(int(i), prompt) for i in order]))
         return rows
 
@@ -54,15 +55,15 @@ class Gallery:
         """Crops of a cluster."""
         boxes = windows()
         return [
-            Picture(_jpeg(cut(self._open(int(i)), boxes[w])), self.seen.names[i], "")
+            Picture(_jpeg(cut(self._open(int(i)), boxes[w])), self._name(int(i)), "")
             for i, w in zip(cluster.members[:SHOWN], cluster.hottest[:SHOWN], strict=True)
         ]
 
     def _groups(self) -> list[tuple[str, Any]]:
-        everyone = np.arange(len(self.seen.names))
+        everyone = np.arange(len(self.seen.mapped))
         found = []
         for column in self.collection.columns:
-            values = as_text(self.collection.groups[column].iloc[self.seen.rows])
+            values = as_text(self.collection.groups[column].iloc[self._rows])
             names = sorted({v for v in values.tolist() if v})
             found += [(f"{column} = {name}", np.flatnonzero(values == name)) for name in names]
         return found or [("all photos", everyone)]
@@ -72,14 +73,21 @@ class Gallery:
         small = Image.fromarray(self.seen.maps[i, 0, prompt])
         values = np.asarray(small.resize(photo.size, Image.Resampling.BILINEAR)).clip(0, 1)
         picture = Image.fromarray(overlay(np.asarray(photo), values))
-        score = f"{self.seen.scores[i, prompt]:.2f}".replace("-", "−")
-        return Picture(_jpeg(picture), self.seen.names[i], f"score {score}")
+        score = f"{self.seen.scores[self.seen.mapped[i], prompt]:.2f}".replace("-", "−")
+        return Picture(_jpeg(picture), self._name(i), f"score {score}")
+
+    @property
+    def _rows(self) -> Any:
+        return self.seen.rows[self.seen.mapped]
+
+    def _name(self, i: int) -> str:
+        return str(self.seen.names[int(self.seen.mapped[i])])
 
     def _open(self, i: int) -> Image.Image:
         if i not in self._opened:
-            photo = load_photo(self.collection.items[int(self.seen.rows[i])].image)
+            photo = load_photo(self.collection.items[int(self._rows[i])].image)
             if self.blur_faces:
-                photo = self._without_faces(photo, self.seen.names[i])
+                photo = self._without_faces(photo, self._name(i))
             photo = photo.copy()
             photo.thumbnail((2 * SIDE, 2 * SIDE))
             self._opened[i] = photo

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gscam_lib.evaluation.statistics import holm, paired_difference
 from gscam_lib.figures.decision import ENOUGH, LEVEL, decided
 
 Array = np.ndarray[Any, Any]
-POWER = 0.8
+POWER, CHUNK = 0.8, 500  # what is asked of a test; shuffles made at once
 TOP = 0.1  # of the photos, for skew@k
 SIZES = {"small": 0.2, "medium": 0.5, "large": 0.8}  # Cohen's d
 GROUPS = ("prompt", "measure", "column", "group", "other", "photos", "other photos", "difference",
@@ -46,15 +47,13 @@ def difference(
     """
     a, b = values[inside].astype(float), values[outside].astype(float)
     both = np.concatenate([a, b])
-    rng = np.random.default_rng(seed)
     gap = a.mean(0) - b.mean(0)
-    drawn = _means(rng, a, samples) - _means(rng, b, samples)
+    drawn = _means(a, samples, seed) - _means(b, samples, seed + samples)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     extreme, total = np.zeros(values.shape[1]), both.sum(0)
-    for start in range(0, samples, 500):
-        count = min(500, samples - start)
-        order = rng.random((count, len(both))).argsort(1)[:, : len(a)]
-        sums = np.stack([both[rows].sum(0) for rows in order])
+    for start in range(0, samples, CHUNK):
+        count = min(CHUNK, samples - start)
+        sums = _shuffles(len(both), len(a), seed + start)[:count] @ both
         shuffled = sums / len(a) - (total - sums) / len(b)
         extreme += (np.abs(shuffled) >= np.abs(gap) - 1e-12).sum(0)
     sigma = both.std(0)
@@ -62,9 +61,26 @@ def difference(
     return {"difference": gap, "low": low, "high": high, "p": (1 + extreme) / (1 + samples), "d": d}
 
 
-def _means(rng: np.random.Generator, values: Array, samples: int) -> Array:
-    n = len(values)
-    return np.asarray(rng.multinomial(n, np.full(n, 1 / n), samples) @ values / n)
+@lru_cache(maxsize=24)  # the same shuffles serve every measure of two groups
+def _shuffles(n: int, inside: int, seed: int) -> Array:
+    """Which of n photos are inside in each of CHUNK shuffles: (CHUNK, n) of 0 and 1."""
+    order = np.random.default_rng([seed, n, inside]).random((CHUNK, n)).argsort(1)
+    found = np.zeros((CHUNK, n), np.float32)
+    np.put_along_axis(found, order[:, :inside], 1, 1)
+    return found
+
+
+@lru_cache(maxsize=24)
+def _draws(n: int, seed: int) -> Array:
+    """How often n photos are drawn in each of CHUNK bootstrap samples, over n: (CHUNK, n)."""
+    drawn = np.random.default_rng([seed, n]).multinomial(n, np.full(n, 1 / n), CHUNK)
+    return (drawn / n).astype(np.float32)
+
+
+def _means(values: Array, samples: int, seed: int) -> Array:
+    """Means of bootstrap samples: (samples, K)."""
+    parts = [_draws(len(values), seed + start) @ values for start in range(0, samples, CHUNK)]
+    return np.concatenate(parts)[:samples]
 
 
 # ---------------------------------------------------------------- tables
@@ -99,7 +115,7 @@ def measures(seen: Seen, method: int = 0) -> dict[tuple[str, str], Array]:
 
 def _spread(seen: Seen, photos: Array, values: Array) -> Array:
     whole = np.full(len(seen.names), np.nan)
-    whole[photos] = values
+    whole[seen.mapped[photos]] = values
     return whole
 
 

@@ -26,6 +26,9 @@ from gscam_lib.trace import Model, Trace
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
+BYTES = ("scores", "cover", "alone", "crops", "maps", "region_masks", "region_cover",
+         "region_control", "stable")  # fmt: skip
+"""Columns of a row that are arrays."""
 MAP = 32
 """Side of the maps that are kept, on the model's input, in steps of 1/255."""
 CONTROLS = 6  # equally large regions at other places, for a region that the reader names
@@ -37,7 +40,8 @@ RANDOM = "random_channels"
 class Asked:
     """What is asked of every photo: prompts under audit, controls, methods, fills of covers.
 
-    stable: the positions of the photos on which the stability of maps is measured.
+    stable: the positions of the photos on which the stability of maps is measured; mapped: of those
+    on which maps and covers are made, None for all.
     """
 
     prompts: Sequence[Prompt]
@@ -45,6 +49,11 @@ class Asked:
     methods: Sequence[str]
     fills: Sequence[str]
     stable: frozenset[int] = frozenset()
+    mapped: frozenset[int] | None = None
+
+    def maps(self, position: int) -> bool:
+        """Whether maps and covers are made on a photo."""
+        return self.mapped is None or position in self.mapped
 
     @property
     def all(self) -> list[Prompt]:
@@ -58,27 +67,27 @@ def look(model: Model, item: Item, position: int, asked: Asked) -> Row:
     scores (Q,), cover (fills, windows, Q), alone (windows, Q) of Q prompts and controls: scores of
     the photo, of it with a window covered, of a window cut out; crops (windows, D) float16; maps
     (methods, P, 32, 32) uint8; regions: names, and for each a mask (32, 32) uint8, cover and
-    control (fills, Q); stable (P, 3).
+    control (fills, Q); stable (P, 3). A photo that is not mapped has scores alone.
     """
     start = time.perf_counter()
     photo = load_photo(item.image)
     trace = model.trace(photo)
+    scores = partial(scores_of, model, asked.all)
+    row = {"width": photo.width, "height": photo.height, **dict.fromkeys(BYTES, b"")}
+    row |= {"scores": _bytes(scores(trace.embedding[None])[0]), "regions": []}
+    if not asked.maps(position):
+        return row | {"seconds": time.perf_counter() - start}
     image = np.asarray(trace.geometry.to_input(trace.photo))
     masks = list(window_masks(*image.shape[:2]))
-    scores = partial(scores_of, model, asked.all)
     cover = [covered(image, masks, how) for how in asked.fills]
     whole = photo if trace.geometry.fit == "squash" else Image.fromarray(image)
     crops = embed(trace, [cut(whole, place) for place in windows()])
-    row = {
-        "width": photo.width,
-        "height": photo.height,
-        "scores": _bytes(scores(trace.embedding[None])[0]),
+    row |= {
         "cover": _bytes(np.stack([scores(embed(trace, copies)) for copies in cover])),
         "alone": _bytes(scores(crops)),
         "crops": _bytes(crops.cpu().numpy(), np.float16),
         "maps": _bytes(_maps(trace, asked), np.uint8),
         **_regions(trace, item, image, asked, scores),
-        "stable": b"",
     }
     if position in asked.stable:
         row["stable"] = _bytes(_stability(model, trace, asked))

@@ -22,7 +22,7 @@ from gscam_lib.audits import evidence as tests
 from gscam_lib.audits import groups as between
 from gscam_lib.audits.copies import FILLS, WINDOWS
 from gscam_lib.audits.crops import Cluster, clusters
-from gscam_lib.audits.looking import CONTROLS, Asked, look
+from gscam_lib.audits.looking import BYTES, CONTROLS, Asked, look
 from gscam_lib.audits.photos import Collection, Item, Photos, Table, collect
 from gscam_lib.audits.seen import Seen, read
 from gscam_lib.evaluation.rows import Rows
@@ -40,8 +40,6 @@ from gscam_lib.model.prompts import (
 from gscam_lib.paths import MODELS
 from gscam_lib.trace import Model, load_model
 
-BYTES = ("scores", "cover", "alone", "crops", "maps", "region_masks", "region_cover",
-         "region_control", "stable")  # fmt: skip
 SCHEMA = pa.schema(
     {
         **dict.fromkeys(("question", "photo", "error"), pa.string()),
@@ -92,8 +90,8 @@ class Audit:
         return pd.DataFrame(rows)
 
     def _shares(self, cluster: Cluster) -> dict[str, float]:
-        has = np.isin(np.arange(len(self.seen.names)), cluster.photos)
-        table = self.collection.groups.iloc[self.seen.rows]
+        has = np.isin(np.arange(len(self.seen.mapped)), cluster.photos)
+        table = self.collection.groups.iloc[self.seen.rows[self.seen.mapped]]
         return {
             f"{column} = {value}": float(has[(table[column] == value).to_numpy()].mean())
             for column in self.collection.columns
@@ -158,9 +156,10 @@ def audit(
     fills: Sequence[str] = ("mean", "blur"),
     controls: int | Sequence[Prompt] = WORDS,
     vocabulary: Sequence[str] | None = None,
+    maps: int | None = None,
     stability: int = 16,
     retry: bool = False,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
 ) -> Audit:
     """Look at what a model looks at, on many photos, and test what explains its scores.
 
@@ -175,14 +174,16 @@ def audit(
     method: of the maps, with options; fills: what covers a part, some of mean, blur, inpaint;
     controls: how many words of the vocabulary, or which prompts, suspects are held against;
     vocabulary: words for controls and for naming crops (None: the model's own, or a bundled list);
+    maps: on how many photos maps and covers are made, evenly spread (None: all); scores are of all;
     stability: photos on which maps are compared with those of moved photos and random channels;
-    retry: do photos that failed again. Prompts that a bundled model does not know (people are among
-    them) are left out with an UnknownPromptWarning. Raises ValueError and FileNotFoundError.
+    retry: do photos that failed again; progress: say what it costs and show a bar, or call a
+    function with the photos done and all. Prompts that a bundled model does not know (people are
+    among them) are left out with an UnknownPromptWarning. Raises ValueError and FileNotFoundError.
     """
     model = load_model(model) if isinstance(model, str) else model
     collection = collect(photos, groups, regions)
     asked, notes = _asked(
-        model, prompts, contrasts, method, fills, controls, vocabulary, stability,
+        model, prompts, contrasts, method, fills, controls, vocabulary, stability, maps,
         len(collection.items),
     )  # fmt: skip
     seen, run = measure(model, collection.items, asked, out, retry=retry, progress=progress)
@@ -225,7 +226,7 @@ def conclude(
 
 def _asked(
     model: Model, prompts: Any, contrasts: Any, method: str, fills: Sequence[str], controls: Any,
-    vocabulary: Sequence[str] | None, stability: int, count: int,
+    vocabulary: Sequence[str] | None, stability: int, maps: int | None, count: int,
 ) -> tuple[Asked, list[str]]:  # fmt: skip
     given = check_prompts([prompts] if isinstance(prompts, str | Target) else list(prompts))
     asked = list(dict.fromkeys([*given, *_contrasts(contrasts)]))
@@ -253,8 +254,15 @@ def _asked(
         words = _control_words(model, known, controls, vocabulary)
     else:
         words = check_prompts(controls)
-    spread = np.linspace(0, count - 1, min(stability, count)).round().astype(int)
-    return Asked(known, words, [method], list(fills), frozenset(spread.tolist())), notes
+    mapped = _spread(np.arange(count), count if maps is None else maps)
+    stable = frozenset(_spread(mapped, stability).tolist())
+    return Asked(known, words, [method], list(fills), stable, frozenset(mapped.tolist())), notes
+
+
+def _spread(positions: Any, count: int) -> Any:
+    """So many of the positions, evenly spread."""
+    chosen = np.linspace(0, len(positions) - 1, min(count, len(positions)))
+    return positions[np.unique(chosen.round().astype(int))]
 
 
 def _contrasts(given: Any) -> list[Target]:
@@ -300,13 +308,13 @@ def _control_words(
 
 def measure(
     model: Model, items: Sequence[Item], asked: Asked, out: Path | str | None, *,
-    retry: bool = False, progress: bool = False, say: Callable[[str], None] = tqdm.write,
+    retry: bool = False, progress: bool | Callable[[int, int], None] = False,
 ) -> tuple[Seen, dict[str, Any]]:  # fmt: skip
     """Look at every photo that has not been looked at, and read all; a killed run goes on later.
 
     A photo that fails is a row with its error. Raises ValueError for a folder of another run.
     """
-    questions = [_question(item, i in asked.stable) for i, item in enumerate(items)]
+    questions = [_question(item, i in asked.stable, asked.maps(i)) for i, item in enumerate(items)]
     run = manifest(model, asked)
     order = {question: i for i, question in enumerate(questions)}
     if len(order) < len(items):
@@ -320,14 +328,18 @@ def measure(
         if error is None or not retry
     }  # fmt: skip
     left = [i for i, question in enumerate(questions) if question not in ready]
-    if progress and left:
-        say(cost(model, asked, items, len(left)))
+    shown = progress is True
+    tell = progress if callable(progress) else None
+    if shown and left:
+        tqdm.write(cost(model, asked, items, left))
     bar = tqdm(desc=model.name, total=len(items), initial=len(items) - len(left),
-               disable=not progress, unit="photo")  # fmt: skip
+               disable=not shown, unit="photo")  # fmt: skip
     with bar, rows:
-        for i in left:
+        for n, i in enumerate(left, 1):
             rows.add(_row(model, items[i], i, questions[i], asked))
             bar.update()
+            if tell:
+                tell(len(items) - len(left) + n, len(items))
     return read(rows.by_question(), asked, order, [item.name for item in items]), run
 
 
@@ -341,8 +353,8 @@ def _row(model: Model, item: Item, i: int, question: str, asked: Asked) -> dict[
                       "seconds": time.perf_counter() - start}  # fmt: skip
 
 
-def _question(item: Item, stable: bool) -> str:
-    return blake2b(repr((item.fingerprint, stable)).encode(), digest_size=16).hexdigest()
+def _question(item: Item, stable: bool, mapped: bool) -> str:
+    return blake2b(repr((item.fingerprint, stable, mapped)).encode(), digest_size=16).hexdigest()
 
 
 def manifest(model: Model, asked: Asked) -> dict[str, Any]:
@@ -366,7 +378,7 @@ def _identity(prompt: Prompt) -> str:
     return " | ".join([*prompt.prompts, *(f"against {a}" for a in prompt.against), prompt.identity])
 
 
-def cost(model: Model, asked: Asked, items: Sequence[Item], left: int) -> str:
+def cost(model: Model, asked: Asked, items: Sequence[Item], left: Sequence[int]) -> str:
     """What an audit is about to cost: passes and minutes, from a pass measured now."""
     fills = len(asked.fills)
     regions = max((len(item.regions) for item in items), default=0)
@@ -377,10 +389,11 @@ def cost(model: Model, asked: Asked, items: Sequence[Item], left: int) -> str:
     start = time.perf_counter()
     trace.embed_copies(lambda indices: pixels[: len(indices)], 8, batch_size=8)
     each = (time.perf_counter() - start) / 8
-    minutes = left * copies * each / 60
+    mapped = sum(map(asked.maps, left))
+    minutes = (len(left) + mapped * copies) * each / 60
     return (
-        f"{left} photos, {len(asked.prompts)} prompts, {len(asked.controls)} control words: "
-        f"{copies} covered and cut copies a photo, about {minutes:.1f} minutes, and maps "
-        f"({', '.join(maps)} passes a prompt, shared where they can be). What is done is kept in "
-        "the folder of --out every 20 seconds."
+        f"{len(left)} photos, {len(asked.prompts)} prompts, {len(asked.controls)} control words: "
+        f"{copies} covered and cut copies of {mapped} photos, about {minutes:.1f} minutes, and "
+        f"maps ({', '.join(maps)} passes a prompt, shared where they can be). What is done is kept "
+        "in the folder of --out every 20 seconds."
     )

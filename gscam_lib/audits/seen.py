@@ -21,8 +21,8 @@ Array = np.ndarray[Any, Any]
 class RegionSeen:
     """A named region on the photos that have it.
 
-    photos: (n,) their positions; masks: (n, 32, 32) in [0, 1]; cover, control: (n, F, Q) scores
-    with the region covered, and with the same shape elsewhere (NaN where there is no room).
+    photos: (n,) which of the mapped ones; masks: (n, 32, 32) in [0, 1]; cover, control: (n, F, Q)
+    scores with the region covered, and the same shape elsewhere (NaN where there is no room).
     """
 
     photos: Array
@@ -35,16 +35,18 @@ class RegionSeen:
 class Seen:
     """N photos, Q prompts and controls of which the first P are under audit, M methods, F fills.
 
-    names: of the photos; rows: which of those asked they are; scores: (N, Q); cover: (N, F,
-    windows, Q); alone: (N, windows, Q); crops: (N, windows, D) of unit length; maps: (N, M, P, 32,
-    32) in [0, 1]; stable: (n, P, 3) of the photos on which stability was measured; failed: photo ->
-    error.
+    names: of the photos; rows: which of those asked they are; scores: (N, Q). Of the n that have
+    been mapped and covered, which are all unless fewer were asked for: mapped: (n,) their positions
+    among the N; cover: (n, F, windows, Q); alone: (n, windows, Q); crops: (n, windows, D) of unit
+    length; maps: (n, M, P, 32, 32) in [0, 1]. stable: (m, P, 3) of the photos on which stability
+    was measured; failed: photo -> error. What is called photos below counts the mapped ones.
     """
 
     asked: Asked
     names: Sequence[str]
     rows: Array
     scores: Array
+    mapped: Array
     cover: Array
     alone: Array
     crops: Array
@@ -66,12 +68,12 @@ class Seen:
 
     @cached_property
     def drop(self) -> Array:
-        """What covering each window takes from each score, mean of the fills: (N, windows, Q)."""
-        return np.asarray(self.scores[:, None] - self.cover.mean(1))
+        """What covering each window takes from each score, mean of the fills: (n, windows, Q)."""
+        return np.asarray(self.scores[self.mapped, None] - self.cover.mean(1))
 
     @cached_property
     def heat(self) -> Array:
-        """Mean heat of each window, over the whole map's; NaN on flat maps: (N, M, P, windows)."""
+        """Mean heat of each window, over the whole map's; NaN on flat maps: (n, M, P, windows)."""
         masks = window_masks(MAP, MAP).reshape(WINDOWS, -1).astype(np.float32)
         flat = self.maps.reshape(*self.maps.shape[:3], -1)
         inside = flat @ (masks / masks.sum(1, keepdims=True)).T
@@ -92,7 +94,7 @@ class Seen:
     def beyond(self, photos: Array, windows: Array, drop: Array | None = None) -> Array:
         """What covering a window takes beyond equally large windows elsewhere: (n, …).
 
-        drop: (N, windows, …), `self.drop` by default; controls: all windows that share nothing.
+        drop: (n, windows, …), `self.drop` by default; controls: all windows that share nothing.
         """
         drop = self.drop if drop is None else drop
         weights = apart()[windows]
@@ -117,16 +119,19 @@ def read(table: pa.Table, asked: Asked, order: dict[str, int], names: Sequence[s
     at = np.array([order[row["question"]] for row in rows], int)
 
     def stack(column: str, shape: tuple[int, ...], kind: Any = np.float32) -> Array:
-        read = [np.frombuffer(row[column], kind).reshape(shape) for row in rows]
+        read = [np.frombuffer(r[column], kind).reshape(shape) for r in rows if r[column]]
         return np.stack(read) if read else np.zeros((0, *(abs(n) for n in shape)), kind)
+
+    mapped = np.flatnonzero([bool(row["cover"]) for row in rows])
 
     crops = stack("crops", (WINDOWS, -1), np.float16).astype(np.float32)
     maps = stack("maps", (len(asked.methods), p, MAP, MAP), np.uint8).astype(np.float32) / 255
     stable = [np.frombuffer(r["stable"], np.float32).reshape(p, 3) for r in rows if r["stable"]]
     return Seen(
-        asked, [names[i] for i in at], at, stack("scores", (q,)),
+        asked, [names[i] for i in at], at, stack("scores", (q,)), mapped,
         stack("cover", (f, WINDOWS, q)), stack("alone", (WINDOWS, q)), crops, maps,
-        _regions(rows, f, q), np.stack(stable) if stable else np.zeros((0, p, 3), np.float32),
+        _regions([rows[i] for i in mapped], f, q),
+        np.stack(stable) if stable else np.zeros((0, p, 3), np.float32),
         sum(row["seconds"] for row in rows), failed,
     )  # fmt: skip
 

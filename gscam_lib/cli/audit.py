@@ -43,6 +43,9 @@ def audit(
     vocabulary: Annotated[
         Path | None, typer.Option(help="Words for controls and crops, one a line.")
     ] = None,
+    maps: Annotated[
+        int | None, typer.Option(help="Photos on which maps and covers are made; all by default.")
+    ] = None,
     show_photos: Annotated[bool, typer.Option(help="Put photos into the report.")] = False,
     blur_faces: Annotated[
         bool, typer.Option(help="Blur what looks like a face, as far as it is found.")
@@ -67,7 +70,7 @@ def audit(
         found = gs.audit(
             clip, photos, prompts, groups, contrasts=pairs, regions=named or None,
             out=folder / "measured", method=method, fills=[f.strip() for f in fills.split(",")],
-            vocabulary=words, retry=retry, progress=True,
+            vocabulary=words, maps=maps, retry=retry, progress=True,
         )  # fmt: skip
     for warning in caught:
         typer.secho(f"warning: {warning.message}", fg="yellow", err=True)

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gscam_lib.audits.photos import Photos, Table
     from gscam_lib.explorer.composer import AttackComposer
+    from gscam_lib.explorer.lab import BiasLab
     from gscam_lib.explorer.panel import Explorer
     from gscam_lib.trace.model import Model
 
-__all__ = ["attack_composer", "explore"]
+__all__ = ["attack_composer", "bias_lab", "explore"]
 
 
 def explore(
@@ -57,3 +59,21 @@ def attack_composer(model: Model | str | None = None) -> AttackComposer:
     if model is None or isinstance(model, str):
         model = load_model(model or "mini-rn")
     return AttackComposer(model)
+
+
+def bias_lab(
+    model: Model | str | None = None, photos: Photos = "", prompts: Sequence[str] = (),
+    groups: Table | None = None, **how: Any,
+) -> BiasLab:  # fmt: skip
+    """The bias lab with widgets: pick photos, prompts and groups, and watch the audit fill.
+
+    model: a Model or a name for `load_model` (None: the default model); photos, prompts, groups:
+    as `gs.audit` takes them, to begin with; how: its further arguments, and out. Its `.wait()`
+    gives the Audit, `.last_error` what went wrong.
+    """
+    from gscam_lib.explorer.lab import BiasLab
+    from gscam_lib.trace.model import load_model
+
+    if model is None or isinstance(model, str):
+        model = load_model() if model is None else load_model(model)
+    return BiasLab(model, photos, prompts, groups, **how)
