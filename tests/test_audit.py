@@ -17,13 +17,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import gscam_lib as gs
-from gscam_lib.audits import copies, evidence, groups, leaderboard, regions, truth
+from gscam_lib.audits import copies, cost, evidence, groups, leaderboard, regions, truth
+from gscam_lib.audits.looking import look
 from gscam_lib.audits.photos import Collection, collect
 from gscam_lib.audits.run import _asked
 from gscam_lib.cli import app
 from gscam_lib.evaluation.statistics import holm
 from gscam_lib.explorer import bias_lab
 from gscam_lib.scenes import shortcuts
+from gscam_lib.trace import Model, Trace
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = {"method": "gradcam", "fills": ["mean"], "stability": 2}
@@ -328,6 +330,35 @@ def test_scores_of_all_and_maps_of_some(resnet, folder):
     assert np.allclose(covers[[0, 3]], whole.rows["cover"].to_numpy()[[0, 3]])
 
 
+def test_the_cost_counts_every_kind_of_pass(resnet, folder, monkeypatch):
+    """With a clock that ticks once for each picture in the tower, minutes are what is used."""
+    ticks = [0.0]
+    for name in ("embed_copies", "embed_activations"):
+        own = getattr(Trace, name)
+
+        def counted(trace, make, count, *, own=own, **how):
+            ticks[0] += count
+            return own(trace, make, count, **how)
+
+        monkeypatch.setattr(Trace, name, counted)
+    traced = Model.trace
+
+    def trace(model, *given, **how):
+        ticks[0] += 1
+        return traced(model, *given, **how)
+
+    monkeypatch.setattr(Model, "trace", trace)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: ticks[0])
+    photos = collect(folder, None, {"spot": {"one/a.png": (2, 2, 20, 20)}})
+    asked, _ = _asked(resnet, ["cat", "dog"], (), "gscorecam:k=3", ["mean"], 3, None, 2, 3, 4)
+    said = 60 * cost.minutes(resnet, asked, photos.items, range(4))
+    ticks[0] = 0
+    for i, item in enumerate(photos.items):
+        look(resnet, item, i, asked)
+    assert ticks[0] > 3 * 2 * copies.WINDOWS  # three photos: covered once, and cut out
+    assert said == pytest.approx(ticks[0], rel=0.03)
+
+
 def test_a_broken_photo_is_a_note(resnet, folder):
     (folder / "one" / "broken.png").write_bytes(b"no picture")
     found = gs.audit(resnet, folder, ["a cat"], controls=3, **QUICK)
@@ -410,16 +441,15 @@ def test_a_scene_shows_its_cues():
     assert plain.regions == {}
 
 
-def test_planting_is_in_the_direction_of_the_cue(model):
+def test_planting_raises_the_score_by_as_much_as_was_asked(model):
     scenes = shortcuts.pool(96, 5)
     embedded = truth.embeddings(model, scenes, False)
-    cue = np.array([scene.cues["word"] for scene in scenes])
-    gaps = []
-    for strength in (0.0, 0.8):
-        target = truth.plant(model, embedded, scenes, "dog", "word", strength, (0,))
-        scores = embedded @ model.encode_target(target)[0].numpy()
-        gaps.append(scores[cue].mean() - scores[~cue].mean())
-    assert gaps[1] > gaps[0] + 0.5 / model.logit_scale
+    held_out = np.array_split(np.random.default_rng([0, 12]).permutation(96), 2)[1]
+    cue = np.array([scene.cues["court"] for scene in scenes])[held_out]
+    for strength in (1.0, 2.0):
+        target = truth.plant(model, embedded, scenes, "dog", "court", strength, (0,))
+        scores = model.logit_scale * embedded[held_out] @ model.encode_target(target)[0].numpy()
+        assert scores[cue].mean() - scores[~cue].mean() == pytest.approx(strength, abs=0.15)
     x = np.random.default_rng(0).normal(size=(400, 3))
     found = truth.direction(x, x[:, 1] > 0, 1.0)
     assert np.abs(found).argmax() == 1

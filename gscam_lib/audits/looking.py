@@ -86,11 +86,11 @@ def look(model: Model, item: Item, position: int, asked: Asked) -> Row:
         "cover": _bytes(np.stack([scores(embed(trace, copies)) for copies in cover])),
         "alone": _bytes(scores(crops)),
         "crops": _bytes(crops.cpu().numpy(), np.float16),
-        "maps": _bytes(_maps(trace, asked), np.uint8),
+        "maps": _bytes(maps_of(trace, asked), np.uint8),
         **_regions(trace, item, image, asked, scores),
     }
     if position in asked.stable:
-        row["stable"] = _bytes(_stability(model, trace, asked))
+        row["stable"] = _bytes(stability(model, trace, asked))
     return row | {"seconds": time.perf_counter() - start}
 
 
@@ -111,7 +111,7 @@ def embed(trace: Trace, pictures: Sequence[Array | Image.Image]) -> Tensor:
     return embeddings
 
 
-def _maps(trace: Trace, asked: Asked) -> Array:
+def maps_of(trace: Trace, asked: Asked) -> Array:
     """Maps of all methods and prompts on the input: (methods, P, 32, 32) uint8; flat ones are 0."""
     found = [on_input(trace, asked.prompts, method, side=MAP) for method in asked.methods]
     return np.asarray(np.rint(255 * np.stack(found)), np.uint8)
@@ -143,7 +143,7 @@ def _regions(
     }
 
 
-def _stability(model: Model, trace: Trace, asked: Asked) -> Array:
+def stability(model: Model, trace: Trace, asked: Asked) -> Array:
     """How alike maps of the first method are: (P, 3).
 
     Pearson's correlation with the map of the photo moved a little right or down, moved back; of

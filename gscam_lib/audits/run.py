@@ -21,8 +21,9 @@ from gscam_lib import __version__
 from gscam_lib.audits import evidence as tests
 from gscam_lib.audits import groups as between
 from gscam_lib.audits.copies import FILLS, WINDOWS
+from gscam_lib.audits.cost import cost
 from gscam_lib.audits.crops import Cluster, clusters
-from gscam_lib.audits.looking import BYTES, CONTROLS, Asked, look
+from gscam_lib.audits.looking import BYTES, Asked, look
 from gscam_lib.audits.photos import Collection, Item, Photos, Table, collect
 from gscam_lib.audits.seen import Seen, read
 from gscam_lib.evaluation.rows import Rows
@@ -376,24 +377,3 @@ def _identity(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     return " | ".join([*prompt.prompts, *(f"against {a}" for a in prompt.against), prompt.identity])
-
-
-def cost(model: Model, asked: Asked, items: Sequence[Item], left: Sequence[int]) -> str:
-    """What an audit is about to cost: passes and minutes, from a pass measured now."""
-    fills = len(asked.fills)
-    regions = max((len(item.regions) for item in items), default=0)
-    copies = WINDOWS * (fills + 1) + regions * fills * (1 + CONTROLS)
-    maps = [METHODS[read_method(m)[0]].forward for m in asked.methods]
-    trace = model.trace(items[0].image)
-    pixels = trace.pixels.expand(8, -1, -1, -1)
-    start = time.perf_counter()
-    trace.embed_copies(lambda indices: pixels[: len(indices)], 8, batch_size=8)
-    each = (time.perf_counter() - start) / 8
-    mapped = sum(map(asked.maps, left))
-    minutes = (len(left) + mapped * copies) * each / 60
-    return (
-        f"{len(left)} photos, {len(asked.prompts)} prompts, {len(asked.controls)} control words: "
-        f"{copies} covered and cut copies of {mapped} photos, about {minutes:.1f} minutes, and "
-        f"maps ({', '.join(maps)} passes a prompt, shared where they can be). What is done is kept "
-        "in the folder of --out every 20 seconds."
-    )
