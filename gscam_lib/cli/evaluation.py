@@ -66,6 +66,9 @@ def evaluate(
         bool,
         typer.Option(help="Take each class's prompt of highest mean logit (on these photos)."),
     ] = False,
+    search_on: Annotated[
+        str, typer.Option(help="… on the photos of another data set, such as coco-train2017.")
+    ] = "",
     preset: Annotated[str, typer.Option(help="clean or paper.")] = "clean",
     threshold: Annotated[
         str | None, typer.Option(help="otsu, a percentile such as p90, or a share such as 0.2.")
@@ -105,7 +108,8 @@ def evaluate(
     pairs = open_dataset(dataset, root, annotations)
     if out is None or not (out / "run.json").is_file():
         _check(pairs)
-    known = asked_by(clip, pairs, template=template, search=search)
+    on = open_dataset(search_on) if search_on else search
+    known = asked_by(clip, pairs, template=template, search=on)
     chosen = [name.strip() for name in methods.split(",")]
     if dask:
         rows = evaluate_on_dask(dask, model, known, chosen, out, shards=shards, **how)

@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -79,15 +79,21 @@ TRAIN2017 = Archive(
     f"{COCO}/zips/train2017.zip", 19_336_861_798,
     "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929", 19_400_000_000,
 )  # fmt: skip
+COCO_BOXES = Archive(
+    f"{COCO}/annotations/annotations_trainval2017.zip", 252_907_541,
+    "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268", 20_000_000,
+    members=("annotations/instances_val2017.json",),
+)  # fmt: skip
 
 SOURCES: dict[str, Source] = {
     "coco-val2017": Source(
         "coco", "val2017", "annotations/instances_val2017.json", COCO_TERMS,
-        (VAL2017, Archive(
-            f"{COCO}/annotations/annotations_trainval2017.zip", 252_907_541,
-            "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268", 20_000_000,
-            members=("annotations/instances_val2017.json",),
-        )),
+        (VAL2017, COCO_BOXES),
+    ),
+    "coco-train2017": Source(
+        "coco", "train2017", "annotations/instances_train2017.json", COCO_TERMS,
+        (TRAIN2017, replace(COCO_BOXES, unpacked=470_000_000,
+                            members=("annotations/instances_train2017.json",))),
     ),
     "lvis-val": Source(
         "lvis", ".", "lvis_v1_val.json", f"{COCO_TERMS}; see lvisdataset.org",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
@@ -171,18 +172,19 @@ def traced(asked: Asked, jobs: Iterator[Job]) -> Iterator[Job]:
 def _looked_at(asked: Asked, jobs: Iterator[Job]) -> Iterator[Job]:
     """Each job with its trace, or what went wrong; photos are read ahead by threads."""
     with ThreadPoolExecutor(2) as pool:
+        read = partial(_photo, turn=asked.preset.turn)
         waiting: list[tuple[Job, Any]] = []
         for job in jobs:
-            waiting.append((job, pool.submit(_photo, next(iter(job.examples.values())).image)))
+            waiting.append((job, pool.submit(read, next(iter(job.examples.values())).image)))
             if len(waiting) > LOOK_AHEAD:
                 yield _with_trace(asked, *waiting.pop(0))
         while waiting:
             yield _with_trace(asked, *waiting.pop(0))
 
 
-def _photo(image: Any) -> Image.Image | Exception:
+def _photo(image: Any, *, turn: bool) -> Image.Image | Exception:
     try:
-        return load_photo(image)
+        return load_photo(image, turn=turn)
     except Exception as error:  # whatever is wrong with a file, the run goes on
         return error
 

@@ -25,6 +25,7 @@ from gscam_lib.boxes import (
 from gscam_lib.datasets.example import Example
 from gscam_lib.datasets.outlines import to_rle
 from gscam_lib.evaluation import faithfulness, metrics
+from gscam_lib.evaluation.channels import channel_scores
 from gscam_lib.model.prompts import Target
 from gscam_lib.trace import Trace
 
@@ -39,7 +40,8 @@ class Preset:
 
     inclusive: count the last pixel as inside; empty_box: the box of a map that has no region;
     threshold, rule, rounding: see `boxes.heatmap_to_box`; preprocess: of the photo, see
-    `Model.trace`, None for the model's. Raises ValueError for those that do not exist.
+    `Model.trace`, None for the model's; turn: whether EXIF turns it. Raises ValueError for those
+    that do not exist.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Preset:
     rule: Rule = "largest_rectangle"
     rounding: Rounding = "down"
     preprocess: str | None = None
+    turn: bool = True
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)
@@ -67,7 +70,12 @@ class Preset:
 PRESETS = {
     "clean": Preset("clean"),
     "paper": Preset(
-        "paper", inclusive=True, empty_box=(0, 0, 1, 1), rounding="nearest", preprocess="paper"
+        "paper",
+        inclusive=True,
+        empty_box=(0, 0, 1, 1),
+        rounding="nearest",
+        preprocess="paper",
+        turn=False,
     ),
 }
 """clean: ours. paper: the released code of gScoreCAM, to the pixel."""
@@ -200,6 +208,11 @@ def _ious(seen: Seen, *, largest: bool) -> Sequence[float]:
     return [float(x) for x in metrics.ious_at_thresholds(small, boxes, largest=largest)]
 
 
+def _channels(seen: Seen) -> dict[str, float]:
+    """Of the trace's channels, the same for every method: see `channels.channel_scores`."""
+    return channel_scores(seen.trace, seen.example.prompt, seen.example.boxes)
+
+
 SCALARS: dict[str, Callable[[Seen], float | None]] = {
     "pointing_center": lambda seen: float(metrics.center_hit(seen.mask)),
     "mask_iou": _mask_iou,
@@ -218,12 +231,16 @@ VECTORS: dict[str, Callable[[Seen], Sequence[float] | None]] = {
 }
 
 
+CHANNELS = ("channels_top", "channels_rest", "channels_variation")
+
+
 def _column(name: str, function: Callable[[Seen], Any], seen: Seen) -> dict[str, Any]:
     return {name: function(seen)}
 
 
 MEASURES: dict[str, Callable[[Seen], dict[str, Any]]] = {
     "localization": localization,
+    "channels": _channels,
     **{name: partial(_column, name, function) for name, function in {**SCALARS, **VECTORS}.items()},
 }
 """Name to measure: from what was seen to columns of its row, None where it is not defined."""
@@ -235,6 +252,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "localization": {name: pa.int64() for name in _INTS}
     | {"iou": pa.float64(), "hit": pa.bool_(), "pointing": pa.bool_(), "energy": pa.float64()}
     | {"mask": pa.string()},
+    "channels": dict.fromkeys(CHANNELS, pa.float64()),
     **{name: {name: pa.float64()} for name in SCALARS},
     **{name: {name: pa.list_(pa.float32())} for name in VECTORS},
 }

@@ -121,23 +121,28 @@ def _is_text(value: str) -> bool:
 
 
 def open_dataset(
-    name: str, root: Path | None = None, annotations: Path | None = None
+    name: str,
+    root: Path | None = None,
+    annotations: Path | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
 ) -> Sequence[Example]:
     """A bundled set, one that was downloaded, or a form of data set with its places.
 
     name: of `scenes.SETS`, of `downloads.SOURCES`, or one of `datasets.FORMS` with root (and
-    annotations). Raises ValueError and FileNotFoundError.
+    annotations); class_names: of ImageNet, None for open_clip's. Raises ValueError and
+    FileNotFoundError.
     """
     if name in scenes.SETS and root is None:
         return scenes.load(name)
-    names: Sequence[str] | None = None
+    names = class_names
     form = name
     if name in downloads.SOURCES:
         if root is None and annotations is None:
             form, root, annotations = downloads.find(name, downloads.FOLDER)
         else:
             form = downloads.SOURCES[name].form
-        if name.startswith("imagenet"):
+        if name.startswith("imagenet") and names is None:
             names = open_clip.IMAGENET_CLASSNAMES
     if root is None or (annotations is None and form != "typographic"):
         raise ValueError(
@@ -150,18 +155,25 @@ def open_dataset(
 
 
 def asked_by(
-    model: Network, dataset: Sequence[Example], *, template: str = "{}", search: bool = False
+    model: Network,
+    dataset: Sequence[Example],
+    *,
+    template: str = "{}",
+    search: bool | Sequence[Example] = False,
 ) -> Sequence[Example]:
     """The examples whose class the model knows, with their prompts in the form that is wanted.
 
-    template: see `prompts.fill`; search: take each class's prompt of highest mean logit on these
-    photos instead. Raises ValueError.
+    template: see `prompts.fill`; search: take each class's prompt of highest mean logit instead, on
+    these photos, or on those of the examples given here (the release searched on COCO's train2017);
+    a class that they do not have keeps its bare name. Raises ValueError.
     """
     known = known_examples(model, dataset)
     bare = {e.category: e.prompt for e in known}
-    if search:
-        table = search_prompts(model, known, {c: fill_all(p) for c, p in bare.items()})
-        return with_prompts(known, dict(table[table["chosen"]][["category", "prompt"]].to_numpy()))
+    if search is not False:
+        on = known if search is True else [e for e in search if e.category in bare]
+        table = search_prompts(model, on, {c: fill_all(p) for c, p in bare.items()})
+        found = dict(table[table["chosen"]][["category", "prompt"]].to_numpy())
+        return with_prompts(known, bare | found)
     prompts = {category: fill(template, prompt) for category, prompt in bare.items()}
     return known if template == "{}" else known_examples(model, with_prompts(known, prompts))
 

@@ -197,12 +197,13 @@ def photo_hash(photo: Image.Image) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_photo(image: ImageLike) -> Image.Image:
+def load_photo(image: ImageLike, *, turn: bool = True) -> Image.Image:
     """Read a photo as upright 8-bit RGB, whatever form it comes in.
 
-    image: a PIL image, a path, or a (H, W, 3) uint8 array. EXIF rotation is applied, transparency
-    is laid on white; grey of more than 8 bit is scaled to 8, with a warning where its values fill
-    fewer bits than they are stored in. Raises FileNotFoundError or ValueError.
+    image: a PIL image, a path, or a (H, W, 3) uint8 array. EXIF rotation is applied, unless turn is
+    False (pixels as stored, as gScoreCAM's release reads them); transparency is laid on white; grey
+    of more than 8 bit is scaled to 8, with a warning where its values fill fewer bits than they are
+    stored in. Raises FileNotFoundError or ValueError.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -213,21 +214,21 @@ def load_photo(image: ImageLike) -> Image.Image:
             )
         return Image.fromarray(image)
     if isinstance(image, str | os.PathLike):
-        return _read_photo(Path(image).expanduser())
+        return _read_photo(Path(image).expanduser(), turn)
     if isinstance(image, Image.Image):
-        return _to_rgb(image)
+        return _to_rgb(image, turn)
     raise ValueError(
         f"Got {type(image).__name__} as image; expected a PIL image, a path or a (H, W, 3) uint8 "
         "array."
     )
 
 
-def _read_photo(path: Path) -> Image.Image:
+def _read_photo(path: Path, turn: bool) -> Image.Image:
     if not path.is_file():
         raise FileNotFoundError(f"No photo at {path}. Check the path (relative to {Path.cwd()}).")
     try:
         with Image.open(path) as opened:
-            return _to_rgb(opened)
+            return _to_rgb(opened, turn)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large: {error}. Scale it down first.") from error
     except (OSError, SyntaxError) as error:
@@ -237,7 +238,7 @@ def _read_photo(path: Path) -> Image.Image:
         ) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, turn: bool) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ValueError(f"Got an empty image of {image.width} × {image.height} pixels.")
     if image.mode == "F":
@@ -245,7 +246,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             "Got a floating-point image; convert it to 8 bit so that its range is known."
         )
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image  # it copies all the same
+    upright = ImageOps.exif_transpose(image) if turned and turn else image  # it copies all the same
+    if turned and not turn:  # nobody shall turn it later
+        upright = image.copy()
+        upright.info.pop("exif", None)
+        upright.getexif().clear()
     if upright.mode.startswith("I"):
         upright = _to_8_bit(upright)
     if upright.has_transparency_data:
