@@ -6,7 +6,8 @@ from gscam_lib.cli import heatmap
 from gscam_lib.cli import evaluation
 from gscam_lib.cli import audit
 from gscam_lib.cli import benchmark
+from gscam_lib.cli import reproduce
 from gscam_lib.cli import about
 from gscam_lib.cli.common import app
 
-__all__ = ["about", "app", "audit", "benchmark", "evaluation", "heatmap"]
+__all__ = ["about", "app", "audit", "benchmark", "evaluation", "heatmap", "reproduce"]

@@ -76,3 +76,11 @@ def load(name: str, layer: str | None, **how: Any) -> Model:
     for warning in caught:
         typer.secho(f"warning: {warning.message}", fg="yellow", err=True)
     return model
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Read --shard, such as 3/16. Raises ValueError."""
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit()):
+        raise ValueError(f"Got --shard {text}; expected i/n such as 3/16, counted from 0.")
+    return int(i), int(n)

@@ -24,6 +24,7 @@ from gscam_lib.cli.common import (
     WeightsOption,
     app,
     load,
+    shard_of,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def evaluate(
     }  # fmt: skip
     if measures.strip() == "all":
         how["measures"] = list(MEASURES)
-    part = _shard(shard)
+    part = shard_of(shard)
     clip = load(
         model, layer, weights=weights, arch=arch, device=device, precision=precision,
         preprocess=preprocess,
@@ -160,13 +161,6 @@ def _preset(name: str, threshold: str | None, rule: str | None, inclusive: bool 
         "inclusive": inclusive,
     }
     return replace(find_preset(name), **{key: v for key, v in given.items() if v is not None})
-
-
-def _shard(text: str) -> tuple[int, int]:
-    i, _, n = text.partition("/")
-    if not (i.isdigit() and n.isdigit()):
-        raise ValueError(f"Got --shard {text}; expected i/n such as 3/16, counted from 0.")
-    return int(i), int(n)
 
 
 @app.command()

@@ -70,13 +70,13 @@ def passes(job: Job) -> int:
     return photos * (1 + masked + shared + prompts * (single + backward))
 
 
-def passes_of(item: Item) -> int:
+def passes_of(item: Item, without: Sequence[str] = ()) -> int:
     """Passes of a row of the plan if it were run alone."""
     if item.step == "attack":
         return PHOTOS["typographic"]
     if item.step == "speed":
         return 8 * sum(1 + forward_passes(m) for m in item.methods)
-    return sum(map(passes, jobs([item])))
+    return sum(map(passes, jobs([item], without)))
 
 
 def hours(count: int) -> dict[str, float]:
@@ -84,10 +84,10 @@ def hours(count: int) -> dict[str, float]:
     return {precision: count / speed / 3600 for precision, speed in SPEED.items()}
 
 
-def total(items: Sequence[Item] = ITEMS) -> int:
+def total(items: Sequence[Item] = ITEMS, without: Sequence[str] = ()) -> int:
     """Passes of all rows together: what several ask for is computed once."""
     rest = [i for i in items if i.step in ("attack", "speed")]
-    return sum(map(passes, jobs(items))) + sum(map(passes_of, rest))
+    return sum(map(passes, jobs(items, without))) + sum(map(passes_of, rest))
 
 
 def gigabytes(name: str) -> tuple[float, float]:

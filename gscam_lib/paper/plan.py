@@ -256,21 +256,21 @@ def figures_of_the_paper() -> Mapping[str, str]:
 # ---------------------------------------------------------------- settings
 
 SETTINGS: Sequence[tuple[str, str, str, str]] = (
-    ("photo", "pixels as stored, EXIF not applied", "not said", "upright by EXIF"),
-    ("input", "the whole photo squashed, in effect bilinear", "not said", "squashed, bicubic"),
+    ("photo", "pixels as stored, EXIF not applied", "not available", "upright by EXIF"),
+    ("input", "the whole photo squashed, in effect bilinear", "not available", "squashed, bicubic"),
     ("prompt", "the bare class name", "the best of several candidates, too", "the bare name"),
     ("layer", "ResNet: output of layer4", "last convolutional layer", "output of layer4"),
     ("channels", "the k = 300 of highest signed mean gradient", "the same", "the same"),
-    ("masked photo", "after normalization: what is masked is the mean colour", "not said",
+    ("masked photo", "after normalization: what is masked is the mean colour", "not available",
      "the same"),
     ("weights", "softmax over all C; channels not chosen score 0", "a linear combination",
      "the same"),
     ("ViT (HilaCAM)", "the last block", "all blocks (its own equations)", "all blocks"),
     ("box", "8 bits by rounding, Otsu, the region whose rectangle is largest; (0, 0, 1, 1) where "
-     "there is none", "not said", "8 bits by cutting, Otsu, the same region; no box, no hit"),
+     "there is none", "not available", "8 bits by cutting, Otsu, the same region; no box, no hit"),
     ("IoU", "the last pixel counts as inside; hit from 0.5 on with any true box", "0.5",
      "half-open boxes; the same hit"),
-    ("missing photo", "skipped", "not said", "an error, counts as a miss"),
-    ("ImageNet's names", "the common list (torchvision's)", "not said", "open_clip's list"),
+    ("missing photo", "skipped", "not available", "an error, counts as a miss"),
+    ("ImageNet's names", "the common list (torchvision's)", "not available", "open_clip's list"),
 )  # fmt: skip
 """What, by the released code [C], by the paper's text, by our clean protocol."""

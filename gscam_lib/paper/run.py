@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def run(
         try:
             _run_job(out, world, job, loaded, fetch, shard, dask, shards, say)
         except (FileNotFoundError, ConnectionError) as error:
-            missing |= dict.fromkeys([job.name, *job.items], str(error))
+            missing |= dict.fromkeys(job.items, str(error))
             say(f"{job.name}: not run. {error}")
     for item in items:
         step = {"speed": _speed, "attack": _attack}.get(item.step)
@@ -68,9 +68,16 @@ def run(
                 say(f"{item.id}: not run. {error}")
         elif item.step == "none":
             missing[item.id] = "; ".join(item.deviations)
-    if shard == (0, 1) or shard[0] == 0:
-        (out / REASONS).write_text(json.dumps(missing, indent=1, sort_keys=True) + "\n")
+    if shard[0] == 0:
+        _keep_reasons(out / REASONS, missing, {i.id for i in items})
     return missing
+
+
+def _keep_reasons(path: Path, missing: dict[str, str], asked: Collection[str]) -> None:
+    """Put why rows were not run beside those of earlier calls that asked for others."""
+    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = {name: why for name, why in there.items() if name not in asked}
+    path.write_text(json.dumps(kept | missing, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _run_job(

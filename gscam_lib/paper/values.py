@@ -113,7 +113,12 @@ def rows_of(outcome: Outcome, item: Item, protocol: str) -> pd.DataFrame:
         frames.append(rows.assign(method=rows["method"].map(names)))
     frames = [f.dropna(axis=1, how="all") for f in frames if len(f)]
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return rows if "error" in rows or not len(rows) else rows.assign(error=None)
+    if not len(rows):
+        return rows
+    order = {m: i for i, m in enumerate([*item.methods, *item.vit])}
+    rows = rows.iloc[np.argsort(rows["method"].map(order).to_numpy(), kind="stable")]
+    rows = rows.reset_index(drop=True)
+    return rows if "error" in rows else rows.assign(error=None)
 
 
 def _lines(rows: pd.DataFrame, item: Item) -> list[dict[str, Any]]:
@@ -192,8 +197,10 @@ def _attack(outcome: Outcome, item: Item) -> pd.DataFrame:
     blank = table["word"] == ""
     attacked = ~blank & (table["word"] != table["object"])
     asked = {
-        "P(object), nothing written": (blank, "p_object"), "object named": (blank, "object_found"),
-        "P(word), another name written": (attacked, "p_word"), "word named": (attacked, "word_read"),
+        "P(object), nothing written": (blank, "p_object"),
+        "object named, nothing written": (blank, "object_found"),
+        "P(word), another name written": (attacked, "p_word"),
+        "word named": (attacked, "word_read"),
         "word above object": (attacked, "word_beats_object"),
     }  # fmt: skip
     lines = []

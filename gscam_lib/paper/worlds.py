@@ -155,17 +155,19 @@ BUNDLED = World(
     {"rn": "mini-rn", "vit": "mini-vit", "rn50": "mini-rn", "imagenet": "photo-lite"},
     {"coco": "multi", "imagenet-v2": "single", "partimagenet": "parts", "train": "biases",
      "typographic": "typographic"},
-    images=2, slow_images=1, masks=16, groups=8, layer="layer2", k=6, few=1,
+    images=2, slow_images=1, masks=16, groups=8, layer="layer1", k=6, few=1,
 )  # fmt: skip
-"""What is bundled, at a size for a test: at a layer of 256 channels, with k = 6 for 300."""
+"""What is bundled, at a size for a test: at a layer of 128 channels, with k = 6 for 300."""
 
 
-def with_models(world: World, model: str | None, **changes: Any) -> World:
-    """A world with another network in the place of RN50x16, and whatever else is changed."""
-    changes = {name: value for name, value in changes.items() if value is not None}
-    if model is not None:
-        changes["models"] = {**world.models, "rn": model}
-    return replace(world, **changes)
+def with_models(
+    world: World, model: str | None = None, vit: str | None = None, **changes: Any
+) -> World:
+    """A world with other networks in the place of RN50x16 and ViT-B/32, and what else is given."""
+    given = {name: value for name, value in changes.items() if value is not None}
+    named = {role: name for role, name in (("rn", model), ("vit", vit)) if name is not None}
+    layer = None if model is not None else world.layer  # it is of the bundled network
+    return replace(world, models={**world.models, **named}, layer=layer, **given)
 
 
 # ---------------------------------------------------------------- what is to be run
