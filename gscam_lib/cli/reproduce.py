@@ -30,6 +30,9 @@ def reproduce(
         str | None, typer.Option(help="In the place of RN50x16: RN50x16-quickgelu/random, …")
     ] = None,
     vit: Annotated[str | None, typer.Option(help="In the place of ViT-B/32.")] = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights: tries the path, shows chance.")
+    ] = False,
     images: Annotated[int | None, typer.Option(help="At most so many photos of each set.")] = None,
     slow_images: Annotated[
         int | None, typer.Option(help="For ScoreCAM and RISE, on COCO alone.")
@@ -61,8 +64,10 @@ def reproduce(
     items = plan.chosen(filter(None, only.split(",")))
     left = tuple(filter(None, without.split(",")))
     part = shard_of(shard)
+    if random and bundled:
+        raise ValueError("--random is of the paper's networks; --bundled has its own.")
     world = with_models(
-        BUNDLED if bundled else REAL, model, vit, images=images, slow_images=slow_images, k=k,
+        BUNDLED if bundled else REAL, model, vit, random=random, images=images, slow_images=slow_images, k=k,
         device=device, precision=precision, places=_places(root, annotations) or None,
     )  # fmt: skip
     text = page.plan_page(world, items, left)

@@ -202,6 +202,8 @@ def _head(outcome: Outcome) -> str:
         text += (f" Part of the work: {settings['images'] or 'all'} photos of each set at most, "
                  f"k = {settings['k']} in the place of 300, the other k in proportion: a row that "
                  "says k = 900 had three times it.")  # fmt: skip
+    if settings["layer"]:
+        text += f" The ResNet's maps are of {settings['layer']}, for speed."
     return text + " Intervals are of 95 %, over images; none of fewer than five."
 
 

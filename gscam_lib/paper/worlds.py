@@ -94,7 +94,8 @@ class World:
         if role == "imagenet-v2" and protocol == "paper":
             names = release_names()
         root, annotations = self.places.get(role, (None, None))
-        return open_dataset(name, root, annotations, class_names=names)
+        examples = open_dataset(name, root, annotations, class_names=names)
+        return examples if self.images is None or role == "train" else _first(examples, self.images)
 
     def fetch(self, role: str) -> None:
         """Download the data set of a role if it can be and is not here."""
@@ -102,6 +103,16 @@ class World:
         known = role not in self.places and name in downloads.SOURCES
         if known and not downloads.SOURCES[name].by_hand:
             downloads.download(name)
+
+
+def _first(examples: Sequence[Example], images: int) -> Sequence[Example]:
+    """The pairs of the first so many images."""
+    ids: dict[str, None] = {}
+    for i, example in enumerate(examples):
+        ids.setdefault(example.image_id)
+        if len(ids) > images:
+            return list(examples[:i])
+    return examples
 
 
 def release_names() -> list[str]:
@@ -155,19 +166,30 @@ BUNDLED = World(
     {"rn": "mini-rn", "vit": "mini-vit", "rn50": "mini-rn", "imagenet": "photo-lite"},
     {"coco": "multi", "imagenet-v2": "single", "partimagenet": "parts", "train": "biases",
      "typographic": "typographic"},
-    images=2, slow_images=1, masks=16, groups=8, layer="layer1", k=6, few=1,
+    images=1, slow_images=1, masks=16, groups=8, layer="layer1", k=6, few=1,
 )  # fmt: skip
 """What is bundled, at a size for a test: at a layer of 128 channels, with k = 6 for 300."""
 
 
 def with_models(
-    world: World, model: str | None = None, vit: str | None = None, **changes: Any
+    world: World,
+    model: str | None = None,
+    vit: str | None = None,
+    *,
+    random: bool = False,
+    **changes: Any,
 ) -> World:
-    """A world with other networks in the place of RN50x16 and ViT-B/32, and what else is given."""
+    """A world with other networks in the place of RN50x16 and ViT-B/32, and what else is given.
+
+    random: random weights in all of open_clip's, to try the path at full size.
+    """
     given = {name: value for name, value in changes.items() if value is not None}
-    named = {role: name for role, name in (("rn", model), ("vit", vit)) if name is not None}
+    models = dict(world.models)
+    if random:
+        models = {role: f"{name.partition('/')[0]}/random" for role, name in models.items()}
+    models |= {role: name for role, name in (("rn", model), ("vit", vit)) if name is not None}
     layer = None if model is not None else world.layer  # it is of the bundled network
-    return replace(world, models={**world.models, **named}, layer=layer, **given)
+    return replace(world, models=models, layer=layer, **given)
 
 
 # ---------------------------------------------------------------- what is to be run
