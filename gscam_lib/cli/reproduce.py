@@ -67,8 +67,9 @@ def reproduce(
     if random and bundled:
         raise ValueError("--random is of the paper's networks; --bundled has its own.")
     world = with_models(
-        BUNDLED if bundled else REAL, model, vit, random=random, images=images, slow_images=slow_images, k=k,
-        device=device, precision=precision, places=_places(root, annotations) or None,
+        BUNDLED if bundled else REAL, model, vit, random=random, images=images, k=k,
+        slow_images=slow_images, device=device, precision=precision,
+        places=_places(root, annotations) or None,
     )  # fmt: skip
     text = page.plan_page(world, items, left)
     if dry_run:

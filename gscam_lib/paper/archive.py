@@ -29,7 +29,7 @@ from gscam_lib.evaluation.rows import read_rows, write_merged
 from gscam_lib.paper.croissant import describe
 from gscam_lib.paper.page import result_page
 from gscam_lib.paper.publish import FIGURES, PAGE, TABLES
-from gscam_lib.paper.run import METHODS_FILE, REASONS, RUNS, STEPS
+from gscam_lib.paper.run import ITEMS_FILE, METHODS_FILE, REASONS, RUNS, STEPS, read_items
 from gscam_lib.paper.values import Outcome, claims, read_outcome, values
 
 MEMBERS, MOST, EACH = 20_000, 64 << 30, 16 << 30  # members, bytes of all, bytes of one
@@ -76,7 +76,7 @@ def _pack_reproduction(run: Path, folder: Path) -> None:
     for name in outcome.rows:
         _pack_rows(run / RUNS / name, folder, name)
         _put(folder / RUNS / name / METHODS_FILE, (run / RUNS / name / METHODS_FILE).read_bytes())
-    for name in (MANIFEST, REASONS, "plan.md"):
+    for name in (MANIFEST, REASONS, ITEMS_FILE, "plan.md"):
         if (run / name).is_file():
             _put(folder / name, (run / name).read_bytes())
     for step in sorted((run / STEPS).glob("*.csv")):
@@ -285,7 +285,8 @@ def _again(folder: Path, kind: str, found: Checked) -> dict[str, bytes]:
     reasons = folder / REASONS
     missing = json.loads(reasons.read_text(encoding="utf-8")) if reasons.is_file() else {}
     settings = read_manifest(folder)["reproduction"]
-    return _reproduction_tables(Outcome(settings, frames, labels, steps, missing))
+    outcome = Outcome(settings, frames, labels, steps, missing, read_items(folder))
+    return _reproduction_tables(outcome)
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from gscam_lib.datasets import Example, read_typographic
 from gscam_lib.evaluation import report
 from gscam_lib.evaluation.measures import PRESETS
 from gscam_lib.evaluation.metrics import best_iou
-from gscam_lib.evaluation.questions import known_examples
 from gscam_lib.figures import charts
 from gscam_lib.heatmaps import heatmap
 from gscam_lib.methods import METHODS, title
@@ -55,8 +54,7 @@ class Studio:
     def example(self, position: int) -> Example:
         """The pair of COCO's place at which a row's `example` points."""
         if self._examples is None:
-            every = self.world.examples("coco", PROTOCOL)
-            self._examples = known_examples(self.model("rn"), every)
+            self._examples = self.world.asked(self.model("rn"), "coco", PROTOCOL)
         return self._examples[position]
 
     def heat(self, example: Example, method: str) -> Heatmap:

@@ -25,7 +25,8 @@ from gscam_lib.paper.worlds import IMAGENET, Job, World, jobs
 from gscam_lib.trace import Model
 from gscam_lib.typography import TEMPLATE, attack, probabilities
 
-RUNS, STEPS, REASONS, METHODS_FILE = "runs", "steps", "not_run.json", "methods.json"
+RUNS, STEPS, REASONS = "runs", "steps", "not_run.json"
+METHODS_FILE, ITEMS_FILE = "methods.json", "rows.json"
 A_CLASS = 200  # photos of train2017 on which a class's prompt is chosen, at most
 Say = Callable[[str], None]
 
@@ -69,8 +70,19 @@ def run(
         elif item.step == "none":
             missing[item.id] = "; ".join(item.deviations)
     if shard[0] == 0:
+        _write_items(out / ITEMS_FILE, [*read_items(out), *(item.id for item in items)])
         _keep_reasons(out / REASONS, missing, {i.id for i in items})
     return missing
+
+
+def read_items(out: Path) -> list[str]:
+    """The rows of the plan that a folder was asked for, in all calls."""
+    path = out / ITEMS_FILE
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+def _write_items(path: Path, names: Sequence[str]) -> None:
+    path.write_text(json.dumps(sorted(set(names))) + "\n", encoding="utf-8")
 
 
 def _keep_reasons(path: Path, missing: dict[str, str], asked: Collection[str]) -> None:
@@ -86,9 +98,8 @@ def _run_job(
 ) -> None:  # fmt: skip
     if fetch:
         world.fetch(job.data)
-    examples = world.examples(job.data, job.protocol)
     model = _model(world, job.role, loaded)
-    asked: Sequence[Example] = known_examples(model, examples)
+    asked = world.asked(model, job.data, job.protocol)
     if job.prompts == "searched":
         asked = _searched(out, world, model, asked, fetch, say)
     methods = [world.method(m, job.protocol, model.channels) for m in job.methods]
@@ -181,7 +192,7 @@ def _speed(world: World, loaded: dict[str, Model]) -> pd.DataFrame:
     from gscam_lib.paper.plan import ITEMS
 
     model = _model(world, "rn", loaded)
-    examples = list(known_examples(model, world.examples("coco", "clean"))[:2])
+    examples = list(world.asked(model, "coco", "clean")[:2])
     if world.slow_images == 0:  # a map of ScoreCAM is too dear here
         return pd.DataFrame(columns=["image_id", "method", "passes", "seconds"])
     rows = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from gscam_lib.evaluation.folder import read_manifest
 from gscam_lib.evaluation.rows import read_rows
 from gscam_lib.figures.decision import ENOUGH, decided
 from gscam_lib.paper.plan import CLAIMS, ITEMS, Claim, Expected, Item, expected
-from gscam_lib.paper.run import METHODS_FILE, REASONS, RUNS, STEPS
+from gscam_lib.paper.run import METHODS_FILE, REASONS, RUNS, STEPS, read_items
 from gscam_lib.paper.worlds import PROTOCOLS, jobs
 
 INSTANCES = 10_000  # of which the paper took the total variation
@@ -32,13 +32,19 @@ COLUMNS = [*KEYS, "value", "low", "high", "pairs", "images", "errors"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that a run left: its settings, rows by folder, the methods' labels there, other steps."""
+    """All that a run left.
+
+    settings: of its world; rows: by folder; labels: what the plan's methods are called there; steps:
+    tables that are no rows; missing: what could not be run, and why; items: the rows of the plan
+    that were asked for.
+    """
 
     settings: Mapping[str, Any]
     rows: Mapping[str, pd.DataFrame]
     labels: Mapping[str, Mapping[str, str]]
     steps: Mapping[str, pd.DataFrame]
     missing: Mapping[str, str]
+    items: Sequence[str] = ()
 
     @property
     def comparable(self) -> bool:
@@ -67,7 +73,7 @@ def read_outcome(out: Path) -> Outcome:
     steps = {p.stem: pd.read_csv(p, keep_default_na=False) for p in (out / STEPS).glob("*.csv")}
     reasons = out / REASONS
     missing = json.loads(reasons.read_text(encoding="utf-8")) if reasons.is_file() else {}
-    return Outcome(settings, rows, labels, steps, missing)
+    return Outcome(settings, rows, labels, steps, missing, read_items(out))
 
 
 # ---------------------------------------------------------------- numbers
@@ -79,7 +85,7 @@ def values(outcome: Outcome) -> pd.DataFrame:
     Columns: item, protocol, method (as the plan has it), model, group, statistic, value, low, high,
     pairs, images, errors.
     """
-    tables = [_item_values(outcome, item) for item in ITEMS]
+    tables = [_item_values(outcome, item) for item in ITEMS if item.id in outcome.items]
     found = [table for table in tables if len(table)]
     if not found:
         return pd.DataFrame(columns=COLUMNS)
@@ -227,7 +233,7 @@ def claims(outcome: Outcome) -> pd.DataFrame:
     lines = []
     for claim in CLAIMS:
         item = table if claim.data == "coco" else next(i for i in ITEMS if i.id == claim.data)
-        for protocol in PROTOCOLS:
+        for protocol in PROTOCOLS if item.id in outcome.items else ():
             rows = rows_of(outcome, item, protocol)
             about = {"claim": claim.what, "data": claim.data, "first": claim.first,
                      "second": claim.second, "protocol": protocol}  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from gscam_lib.datasets import Example, downloads
-from gscam_lib.evaluation.questions import open_dataset
+from gscam_lib.evaluation.questions import known_examples, open_dataset
 from gscam_lib.methods import METHODS
 from gscam_lib.paper.plan import KS, Item, K
 from gscam_lib.trace import Model, load_model
@@ -94,8 +95,15 @@ class World:
         if role == "imagenet-v2" and protocol == "paper":
             names = release_names()
         root, annotations = self.places.get(role, (None, None))
-        examples = open_dataset(name, root, annotations, class_names=names)
-        return examples if self.images is None or role == "train" else _first(examples, self.images)
+        return open_dataset(name, root, annotations, class_names=names)
+
+    def asked(self, model: Model, role: str, protocol: str) -> Sequence[Example]:
+        """The pairs whose class a network knows, of the first images that have one.
+
+        Raises as `examples` does.
+        """
+        every = self.examples(role, protocol)
+        return known_examples(model, every if self.images is None else _first(model, every, self))
 
     def fetch(self, role: str) -> None:
         """Download the data set of a role if it can be and is not here."""
@@ -105,14 +113,18 @@ class World:
             downloads.download(name)
 
 
-def _first(examples: Sequence[Example], images: int) -> Sequence[Example]:
-    """The pairs of the first so many images."""
-    ids: dict[str, None] = {}
-    for i, example in enumerate(examples):
-        ids.setdefault(example.image_id)
-        if len(ids) > images:
-            return list(examples[:i])
-    return examples
+def _first(model: Model, examples: Sequence[Example], world: World) -> Sequence[Example]:
+    """All pairs of the first so many images of which the network knows a class."""
+    kept: list[Example] = []
+    images: dict[str, None] = {}
+    for image, pairs in groupby(examples, key=lambda e: e.image_id):
+        mine = list(pairs)
+        if known_examples(model, mine):
+            kept += mine
+            images[image] = None
+        if len(images) == world.images:
+            break
+    return kept
 
 
 def release_names() -> list[str]:
