@@ -9,7 +9,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)  # in a container, Jupyter
 export HF_HUB_OFFLINE ?= 1
 SHIPPED := GSCAM_FIGURES=$(CURDIR)/figures  # elsewhere figures are saved beside the shipped ones
 
-.PHONY: figures book lessons lab app live test soak claims lowest lint bench clean
+.PHONY: figures book lessons lab app live test soak claims lowest lint bench reproduce clean
 
 figures: $(READY)  ## run the notebooks on the bundled models; rewrites figures/
 	$(SHIPPED) $(BIN)/jupyter nbconvert --Application.log_format='%(asctime)s %(message)s' \
@@ -57,6 +57,9 @@ lint: $(READY)
 bench: $(READY)  ## time the library against plain ways to do the same
 	$(SHIPPED) $(BIN)/python tests/bench/bench.py
 	$(BIN)/python notebooks/build.py index
+
+reproduce: $(READY)  ## the paper's tables and figures; ARGS='--dry-run', '--bundled', '--shard 0/16'
+	HF_HUB_OFFLINE=0 $(BIN)/python -m gscam_lib.cli reproduce --out build/reproduce $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -54,7 +54,9 @@ class Studio:
     def example(self, position: int) -> Example:
         """The pair of COCO's place at which a row's `example` points."""
         if self._examples is None:
-            self._examples = self.world.asked(self.model("rn"), "coco", PROTOCOL)
+            self._examples = self.world.asked(
+                self.model("rn"), self.world.examples("coco", PROTOCOL)
+            )
         return self._examples[position]
 
     def heat(self, example: Example, method: str) -> Heatmap:

@@ -98,8 +98,9 @@ def _run_job(
 ) -> None:  # fmt: skip
     if fetch:
         world.fetch(job.data)
+    examples = world.examples(job.data, job.protocol)  # before a network is fetched for nothing
     model = _model(world, job.role, loaded)
-    asked = world.asked(model, job.data, job.protocol)
+    asked = world.asked(model, examples)
     if job.prompts == "searched":
         asked = _searched(out, world, model, asked, fetch, say)
     methods = [world.method(m, job.protocol, model.channels) for m in job.methods]
@@ -192,7 +193,7 @@ def _speed(world: World, loaded: dict[str, Model]) -> pd.DataFrame:
     from gscam_lib.paper.plan import ITEMS
 
     model = _model(world, "rn", loaded)
-    examples = list(world.asked(model, "coco", "clean")[:2])
+    examples = list(world.asked(model, world.examples("coco", "clean"))[:2])
     if world.slow_images == 0:  # a map of ScoreCAM is too dear here
         return pd.DataFrame(columns=["image_id", "method", "passes", "seconds"])
     rows = []

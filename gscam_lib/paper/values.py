@@ -34,9 +34,9 @@ COLUMNS = [*KEYS, "value", "low", "high", "pairs", "images", "errors"]
 class Outcome:
     """All that a run left.
 
-    settings: of its world; rows: by folder; labels: what the plan's methods are called there; steps:
-    tables that are no rows; missing: what could not be run, and why; items: the rows of the plan
-    that were asked for.
+    settings: of its world; rows: by folder; labels: what the plan's methods are called there;
+    steps: tables that are no rows; missing: what could not be run, and why; items: the rows of the
+    plan that were asked for.
     """
 
     settings: Mapping[str, Any]

@@ -8,6 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import open_clip
+import torch
+
 from gscam_lib.datasets import Example, downloads
 from gscam_lib.evaluation.questions import known_examples, open_dataset
 from gscam_lib.methods import METHODS
@@ -84,7 +87,9 @@ class World:
         how: dict[str, Any] = {"device": self.device, "precision": self.precision}
         if name.partition("/")[0] == IMAGENET:
             return load_model(imagenet_network(pretrained=not name.endswith("/random")), **how)
-        return load_model(name, layer=self.layer if role == "rn" else None, **how)
+        with torch.random.fork_rng(enabled=name.endswith("/random")):
+            torch.manual_seed(0)  # random weights are the same at every start
+            return load_model(name, layer=self.layer if role == "rn" else None, **how)
 
     def examples(self, role: str, protocol: str) -> Sequence[Example]:
         """The data set of a role; ImageNet's names are those of the protocol.
@@ -97,13 +102,10 @@ class World:
         root, annotations = self.places.get(role, (None, None))
         return open_dataset(name, root, annotations, class_names=names)
 
-    def asked(self, model: Model, role: str, protocol: str) -> Sequence[Example]:
-        """The pairs whose class a network knows, of the first images that have one.
-
-        Raises as `examples` does.
-        """
-        every = self.examples(role, protocol)
-        return known_examples(model, every if self.images is None else _first(model, every, self))
+    def asked(self, model: Model, examples: Sequence[Example]) -> Sequence[Example]:
+        """The pairs whose class a network knows, of the first images that have one."""
+        most = examples if self.images is None else _first(model, examples, self.images)
+        return known_examples(model, most)
 
     def fetch(self, role: str) -> None:
         """Download the data set of a role if it can be and is not here."""
@@ -113,16 +115,16 @@ class World:
             downloads.download(name)
 
 
-def _first(model: Model, examples: Sequence[Example], world: World) -> Sequence[Example]:
+def _first(model: Model, examples: Sequence[Example], most: int) -> Sequence[Example]:
     """All pairs of the first so many images of which the network knows a class."""
     kept: list[Example] = []
-    images: dict[str, None] = {}
+    images: set[str] = set()
     for image, pairs in groupby(examples, key=lambda e: e.image_id):
         mine = list(pairs)
         if known_examples(model, mine):
             kept += mine
-            images[image] = None
-        if len(images) == world.images:
+            images.add(image)
+        if len(images) == most:
             break
     return kept
 
@@ -143,9 +145,6 @@ def imagenet_network(*, pretrained: bool) -> Any:
 
     Raises FileNotFoundError where its weights are not here and cannot be fetched.
     """
-    import open_clip
-    import torch
-
     vision = {"timm_model_name": "resnet50.tv_in1k", "timm_model_pretrained": pretrained,
               "timm_pool": "avg", "timm_proj": "", "image_size": 224}  # fmt: skip
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
