@@ -11,31 +11,18 @@ Needs nbformat and nbconvert, which come with JupyterLab.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # as a script, too
+from gscam_lib.paper.plan import ITEMS, Item, figures_of_the_paper
 from notebooks import book, classes, teach
 from notebooks.book import notebooks, saved_figures
 
 ROOT = Path(__file__).resolve().parents[1]
-PAPER = {
-    "channels_sheet": "channels ordered by gradient",
-    "channels_rankings": "ways to rank channels (values not available)",
-    "channels_noise": "channels of CLIP against an ImageNet network (values not available)",
-    "k_strip": "maps from few channels to ScoreCAM to RISE",
-    "typographic_apple": "the typographic attack: probabilities",
-    "typographic_maps": "the typographic attack: apple, iPod, background",
-    "objects_grid": "COCO scenes × methods with boxes",
-    "k_curve": "localization against k (values not available)",
-    "objects_by_number": "mean IoU by classes in the image",
-    "table_hits": "the tables of zero-shot localization",
-    "every_resnet": "scenes × methods with boxes",
-    "bias_suspects": "the baggage sign and the tennis court",
-}
-
+PAPER = figures_of_the_paper()  # name -> rows of the plan to reproduce the paper
 MAKERS = {"bench": "`make bench`", "explorer_": "tests/test_browser.py"}  # figures of no notebook
 
 
@@ -63,8 +50,8 @@ def write_index(figures: Path = ROOT / "figures", folder: Path = ROOT / "noteboo
         captions.append(f"## {png.stem}\n![{png.stem}]({png.name})\n\n{caption}")
     note = (
         "Made by the notebooks (`make figures`); each is there as PDF too. The last column names "
-        "what the paper shows of the same kind; the weights and the data are others, so the "
-        "figures illustrate and do not reproduce it."
+        "what the paper shows of the same kind, by its row in [the gallery](paper.md); the weights "
+        "and the data are others, so the figures illustrate and do not reproduce it."
     )
     index = figures / "README.md"
     tables = [f"- [{path.stem}]({path.name})" for path in sorted(figures.glob("*.md"))
@@ -74,6 +61,46 @@ def write_index(figures: Path = ROOT / "figures", folder: Path = ROOT / "noteboo
     text = "\n\n".join(["# Figures", note, "\n".join(table), *captions])
     index.write_text(text + "\n", encoding="utf-8")
     return index
+
+
+def write_gallery(figures: Path = ROOT / "figures", folder: Path = ROOT / "notebooks") -> Path:
+    """Write figures/paper.md: the paper's figures and tables in order, ours of the same kind.
+
+    Beside the workbook's figures, with the cell that made each, stand those of figures/reproduced,
+    where a run with the paper's weights has put them. Returns the page's path.
+    """
+    home = {name: (path, n) for path in notebooks(folder) for name, n in saved_figures(path)}
+    there = {name: place for name, place in home.items() if (figures / f"{name}.png").is_file()}
+    note = (
+        "One row for each table and figure of the paper, in the order of `gscam reproduce "
+        "--dry-run`; the paper's own numbers may not be quoted, so rows have ours. Left: the same "
+        "kind on bundled weights and scenes, by the notebooks. Right: by `gscam reproduce` on the "
+        "paper's weights and data, whose figures go to figures/reproduced."
+    )
+    parts = ["# The paper's figures, with ours of the same kind", note]
+    for item in ITEMS:
+        text = item.what[:1].upper() + item.what[1:]
+        rows = _gallery_rows(item, there, figures)
+        parts += [f"## {item.number} {item.id}", f"{text} ({item.kind}).", rows]
+    page = figures / "paper.md"
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return page
+
+
+def _gallery_rows(item: Item, there: Mapping[str, tuple[Path, int]], figures: Path) -> str:
+    """A row of the plan as a table of two pictures, or what is to be done for them."""
+    shown = [name for name in item.figure if name in there]
+    if item.step == "none":
+        return f"Not run: {'; '.join(item.deviations)}."
+    left = "<br>".join(
+        f"![{name}]({name}.png)<br>[{there[name][0].stem}](../notebooks/{there[name][0].name}), "
+        f"code cell {there[name][1]}" for name in shown
+    ) or "no figure of this kind in the workbook"  # fmt: skip
+    real = figures / "reproduced" / f"{item.id}.png"
+    right = f"`gscam reproduce --only {item.id} --out DIR` draws it"
+    if real.is_file():
+        right = f"![{item.id}](reproduced/{real.name})"
+    return f"| bundled weights | the paper's weights |\n|---|---|\n| {left} | {right} |"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -86,6 +113,7 @@ def main(arguments: Sequence[str]) -> None:
         case ["lessons", out]:
             teach.write(Path(out))
         case ["index"]:
+            write_gallery()
             write_index()
         case ["site", out]:
             book.write(Path(out))

@@ -599,3 +599,15 @@ def test_the_citation_names_library_and_paper():
     assert about["version"] == gs.__version__
     assert about["license"] == "MIT"
     assert about["preferred-citation"]["doi"] in croissant.describe(ROOT / "tests", "x")["url"]
+
+
+def test_the_gallery_is_the_written_one(tmp_path):
+    from notebooks.build import write_gallery
+
+    for png in (ROOT / "figures").glob("*.png"):
+        (tmp_path / png.name).touch()
+    text = write_gallery(tmp_path).read_text()
+    assert text == (ROOT / "figures" / "paper.md").read_text(), "run make figures"
+    (tmp_path / "reproduced").mkdir()
+    (tmp_path / "reproduced" / "k-strip.png").touch()
+    assert "| ![k-strip](reproduced/k-strip.png) |" in write_gallery(tmp_path).read_text()
