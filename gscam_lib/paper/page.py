@@ -195,7 +195,7 @@ def _head(outcome: Outcome) -> str:
     text = f"Networks: {used}. Data: {', '.join(dict.fromkeys(settings['sets'].values()))}. "
     if not outcome.comparable:
         random = any(m.endswith("/random") for m in settings["models"].values())
-        kind = "of random weights: every number is of chance" if random else "not the paper's"
+        kind = "random: every number is of chance" if random else "not the paper's"
         text += (f"**The weights are {kind}.** What is published stands beside them to show the "
                  "form of the page and is not compared.")  # fmt: skip
     if not outcome.whole:
@@ -211,7 +211,7 @@ def _photos(mine: pd.DataFrame) -> str:
     most = mine.sort_values("pairs").iloc[-1]
     errors = int(mine["errors"].max())
     wrong = f"; {errors} rows with an error count as misses" if errors else ""
-    return f"{int(most['images'])} images, {int(most['pairs'])} pairs at most{wrong}."
+    return f"Images: {int(most['images'])}, pairs: {int(most['pairs'])}, at most{wrong}."
 
 
 def _result_rows(outcome: Outcome, item: Item, mine: pd.DataFrame) -> list[dict[str, Any]]:
@@ -263,7 +263,7 @@ def _claims_table(said: pd.DataFrame) -> str:
             few = row["images"] < ENOUGH
             span = "" if few else f" [{row['low']:+.4f}, {row['high']:+.4f}]"
             line[SHOWN[row["protocol"]]] = (
-                f"{row['difference']:+.4f}{span}, {int(row['images'])} images: {row['says']}"
+                f"{row['difference']:+.4f}{span}, images {int(row['images'])}: {row['says']}"
             )
         lines.append(line)
     return _table(lines)

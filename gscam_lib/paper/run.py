@@ -22,6 +22,7 @@ from gscam_lib.heatmaps import heatmap
 from gscam_lib.model.prompts import fill_all
 from gscam_lib.paper.plan import Item, K
 from gscam_lib.paper.worlds import IMAGENET, Job, World, jobs
+from gscam_lib.paths import DATA
 from gscam_lib.trace import Model
 from gscam_lib.typography import TEMPLATE, attack, probabilities
 
@@ -57,7 +58,7 @@ def run(
         try:
             _run_job(out, world, job, loaded, fetch, shard, dask, shards, say)
         except (FileNotFoundError, ConnectionError) as error:
-            missing |= dict.fromkeys(job.items, str(error))
+            missing |= dict.fromkeys(job.items, _reason(error))
             say(f"{job.name}: not run. {error}")
     for item in items:
         step = {"speed": _speed, "attack": _attack}.get(item.step)
@@ -65,7 +66,7 @@ def run(
             try:
                 _once(out / STEPS / f"{item.id}.csv", partial(step, world, loaded), item.id, say)
             except (FileNotFoundError, ConnectionError) as error:
-                missing[item.id] = str(error)
+                missing[item.id] = _reason(error)
                 say(f"{item.id}: not run. {error}")
         elif item.step == "none":
             missing[item.id] = "; ".join(item.deviations)
@@ -73,6 +74,11 @@ def run(
         _write_items(out / ITEMS_FILE, [*read_items(out), *(item.id for item in items)])
         _keep_reasons(out / REASONS, missing, {i.id for i in items})
     return missing
+
+
+def _reason(error: Exception) -> str:
+    """Why something was not run, without the paths of this machine: the page travels."""
+    return str(error).replace(f"{DATA.parent}/", "")
 
 
 def read_items(out: Path) -> list[str]:
@@ -219,7 +225,9 @@ def _attack(world: World, loaded: dict[str, Model]) -> pd.DataFrame:
                 "No typographic photos: give a folder with an index.csv (file, object, "
                 "written_text) as --root typographic=FOLDER, such as those of Goh et al. 2021."
             )
-        return attack(model.trace, read_typographic(root)[: world.images])
+        photos = read_typographic(root)
+        names = dict.fromkeys([*(e.category for e in photos), *(e.word for e in photos if e.word)])
+        return attack(model.trace, photos[: world.images], candidates=list(names))
     rows = []
     for pair in scenes.pairs("typographic")[: world.images]:
         for written, file in ((pair.cue, pair.with_cue), ("", pair.without_cue)):

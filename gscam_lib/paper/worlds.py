@@ -86,7 +86,9 @@ class World:
         name = self.models[role]
         how: dict[str, Any] = {"device": self.device, "precision": self.precision}
         if name.partition("/")[0] == IMAGENET:
-            return load_model(imagenet_network(pretrained=not name.endswith("/random")), **how)
+            model = load_model(imagenet_network(pretrained=not name.endswith("/random")), **how)
+            model.name = name
+            return model
         with torch.random.fork_rng(enabled=name.endswith("/random")):
             torch.manual_seed(0)  # random weights are the same at every start
             return load_model(name, layer=self.layer if role == "rn" else None, **how)
