@@ -439,8 +439,7 @@ def changed(packed, out, name, change, *, honest=True):
     return out
 
 
-def test_an_archive_checks_and_is_the_same_bytes_again(packed, small, disturbed, tmp_path):
-    assert archive.check(archive.pack(disturbed, tmp_path / "all.zip")).differences == []
+def test_an_archive_checks_and_is_the_same_bytes_again(packed, small, tmp_path):
     code, text = gscam("check", packed)
     assert code == 0, text
     assert "It agrees" in text
