@@ -97,7 +97,8 @@ def _gallery_rows(item: Item, there: Mapping[str, tuple[Path, int]], figures: Pa
         f"code cell {there[name][1]}" for name in shown
     ) or "no figure of this kind in the workbook"  # fmt: skip
     real = figures / "reproduced" / f"{item.id}.png"
-    right = f"`gscam reproduce --only {item.id} --out DIR` draws it"
+    makes = "prints" if item.kind == "number" else "draws"
+    right = f"`gscam reproduce --only {item.id} --out DIR` {makes} it"
     if real.is_file():
         right = f"![{item.id}](reproduced/{real.name})"
     return f"| bundled weights | the paper's weights |\n|---|---|\n| {left} | {right} |"

@@ -7,6 +7,7 @@ from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib.evaluation import faithfulness, measures, metrics
+from gscam_lib.evaluation.channels import channel_scores
 from gscam_lib.evaluation.measures import MEASURES
 from gscam_lib.evaluation.questions import search_prompts, with_prompts
 
@@ -59,7 +60,8 @@ def test_every_measure_equals_its_metric(resnet, examples):
         "ious_largest": metrics.ious_at_thresholds(*small, largest=True),
         "pixels": metrics.pixel_counts(dog, mask, bins=measures.BINS).ravel(),
     }
-    assert set(expected) >= set(MEASURES) - {"localization"}
+    expected |= channel_scores(trace, "a dog", boxes)
+    assert set(expected) >= set(MEASURES) - {"localization", "channels"}  # these have several
     for name, wanted in expected.items():
         found = np.asarray(rows[name].iloc[0], float)
         np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=name)

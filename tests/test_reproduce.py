@@ -22,7 +22,7 @@ from gscam_lib.datasets import read
 from gscam_lib.evaluation import channels, published
 from gscam_lib.methods.method import METHODS, Method
 from gscam_lib.paper import archive, costs, croissant, page, plan, values, worlds
-from gscam_lib.paper.run import RUNS
+from gscam_lib.paper.run import RUNS, blank_and_named
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -328,6 +328,15 @@ def _open_clips():
     return open_clip.IMAGENET_CLASSNAMES
 
 
+def test_of_few_photos_of_an_attack_each_thing_is_there_blank_and_with_another_name():
+    said = [("apple", "apple"), ("apple", ""), ("apple", "dog"), ("apple", "cat"), ("cup", "cup"),
+            ("cup", ""), ("plug", ""), ("plug", "pizza")]  # fmt: skip
+    photos = [gs.Example(f"{i}.jpg", thing, (), thing, str(i), "", word=word)
+              for i, (thing, word) in enumerate(said)]  # fmt: skip
+    assert [e.image_id for e in blank_and_named(photos, 2)] == ["1", "2", "6", "7"]
+    assert blank_and_named(photos, None) == photos
+
+
 # ---------------------------------------------------------------- the whole plan, bundled
 
 
@@ -359,6 +368,7 @@ def test_the_bundled_plan_runs_to_its_page(disturbed):
             item.step == "none"
         )
     assert "not the paper's" in text
+    assert "**Of 25 published values: 9 other weights: not compared, 16 not run.**" in text
     assert "| reproduced |" not in text.replace("| reproduced   ", "")
     table = pd.read_csv(disturbed / "tables" / "values.csv")
     made = {item.id for item in plan.ITEMS if item.step != "none"}
@@ -366,7 +376,7 @@ def test_the_bundled_plan_runs_to_its_page(disturbed):
     assert set(table.loc[table["item"] == "k-strip", "method"]) == set(plan.SWEEP)
     assert (table["errors"] == 0).all()
     drawn = {path.stem for path in (disturbed / "figures").glob("*.png")}
-    assert drawn == made - {"speed", "prompts"}
+    assert drawn == made - {"speed"}
 
 
 SOME = ("partimagenet", "coco-classes")
@@ -397,7 +407,10 @@ def test_shards_make_the_same_numbers_and_then_the_page(tmp_path):
     for name in ("parts", "whole"):
         assert gscam(*how, "--out", tmp_path / name)[0] == 0
     pages = [(tmp_path / name / "page.md").read_text() for name in ("parts", "whole")]
-    assert pages[0] == pages[1]
+    numbers, made_of = zip(*(text.split(page.MADE_OF) for text in pages), strict=True)
+    assert numbers[0] == numbers[1]
+    assert all("2f3f984be6dcd0a7" in text for text in made_of)  # mini-rn's weights; seconds differ
+    assert "Left out: gScoreCAM, ScoreCAM, Group-CAM, RISE, Random channels" in numbers[0]
     code, text = gscam("reproduce", "--bundled", "--images", 3, "--out", tmp_path / "whole")
     assert code == 1
     assert "holds another run" in text

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gscam_lib.cli.common import DeviceOption, PrecisionOption, app, shard_of
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

@@ -266,9 +266,9 @@ def _sums(folder: Path, sums: Mapping[str, str]) -> list[str]:
 def _again(folder: Path, kind: str, found: Checked) -> dict[str, bytes]:
     """Tables and page from the rows of an unpacked archive."""
     rows = {p.stem: pd.read_parquet(p) for p in sorted((folder / "rows").glob("*.parquet"))}
-    manifests = {n: read_manifest(folder / RUNS / n) for n in rows}
+    networks = {n: read_manifest(folder / RUNS / n).get("model", {}) for n in rows}
     for name, frame in rows.items():
-        model = manifests[name].get("model", {})
+        model = networks[name]
         found.lines.append(
             f"{name}: {len(frame)} rows, {model.get('name')} of weights {model.get('weights')}"
         )
@@ -285,7 +285,7 @@ def _again(folder: Path, kind: str, found: Checked) -> dict[str, bytes]:
     reasons = folder / REASONS
     missing = json.loads(reasons.read_text(encoding="utf-8")) if reasons.is_file() else {}
     settings = read_manifest(folder)["reproduction"]
-    outcome = Outcome(settings, frames, labels, steps, missing, read_items(folder))
+    outcome = Outcome(settings, frames, labels, steps, missing, read_items(folder), networks)
     return _reproduction_tables(outcome)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from gscam_lib.paper.plan import CITE, ITEMS, SETTINGS, Expected, Item, K, expec
 from gscam_lib.paper.values import Outcome, published_for, verdict
 from gscam_lib.paper.worlds import PROTOCOLS, World
 
+MADE_OF = "## What the numbers are of"
 SHOWN = {"paper": "released code's protocol", "clean": "clean protocol"}
 
 
@@ -167,7 +169,7 @@ def result_page(outcome: Outcome, numbers: pd.DataFrame, said: pd.DataFrame) -> 
 
     numbers, said: `values` and `claims` of the outcome.
     """
-    parts = ["# The paper, run again", _head(outcome)]
+    parts = ["# The paper, run again", _head(outcome), _count(outcome, numbers)]
     if len(said):
         parts += ["## What it claims [P]", _claims_table(said),
                   "Differences are of the best IoU, paired over questions, intervals over images; "
@@ -180,12 +182,14 @@ def result_page(outcome: Outcome, numbers: pd.DataFrame, said: pd.DataFrame) -> 
             continue
         parts.append(f"## {item.number} {item.id}: {item.what}")
         if len(mine):
-            parts += [_photos(mine), _table(_result_rows(outcome, item, mine))]
+            parts += [_photos(item, mine), _table(_result_rows(outcome, item, mine))]
         if reason is not None:
             parts.append(f"Not run: {reason.rstrip('.')}.")
         elif item.deviations or item.text:
             parts.append(_deviations([item]))
     parts.append("; ".join(f"[{tag}] {meaning}" for tag, meaning in TAGS.items()) + ".")
+    if outcome.rows:
+        parts += [MADE_OF, _made_of(outcome)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -199,19 +203,65 @@ def _head(outcome: Outcome) -> str:
         text += (f"**The weights are {kind}.** What is published stands beside them to show the "
                  "form of the page and is not compared.")  # fmt: skip
     if not outcome.whole:
-        text += (f" Part of the work: {settings['images'] or 'all'} photos of each set at most, "
-                 f"k = {settings['k']} in the place of 300, the other k in proportion: a row that "
-                 "says k = 900 had three times it.")  # fmt: skip
+        text += f" Part of the work: photos of each set, at most: {settings['images'] or 'all'}."
+    if settings["k"] != K:
+        text += (f" k = {settings['k']} stands in the place of {K}, the other k in proportion: a "
+                 "row that says k = 900 had three times it.")  # fmt: skip
+    if settings["slow_images"] is not None:
+        text += (" Photos for methods with a pass for each channel or mask (ScoreCAM, RISE): "
+                 f"{settings['slow_images']}, of COCO alone.")  # fmt: skip
+    for name, what in (("masks", "RISE's masks"), ("groups", "Group-CAM's groups")):
+        if settings[name] is not None:
+            text += f" {what}: {settings[name]}."
+    if settings.get("own"):
+        text += f" Own copies, which may be a part, of: {', '.join(settings['own'])}."
     if settings["layer"]:
         text += f" The ResNet's maps are of {settings['layer']}, for speed."
     return text + " Intervals are of 95 %, over images; none of fewer than five."
 
 
-def _photos(mine: pd.DataFrame) -> str:
-    most = mine.sort_values("pairs").iloc[-1]
+def _photos(item: Item, mine: pd.DataFrame) -> str:
+    """How much was asked of a row, what was left out, and the command for the paper's networks."""
+    keys = ["statistic", "model", "method", "protocol"]
+    text = f"Pairs: {int(mine.groupby(keys, dropna=False)['pairs'].sum().max())}"
+    if set(mine["group"]) == {"all"}:
+        text += f", images: {int(mine['images'].max())}"
     errors = int(mine["errors"].max())
-    wrong = f"; {errors} rows with an error count as misses" if errors else ""
-    return f"Images: {int(most['images'])}, pairs: {int(most['pairs'])}, at most{wrong}."
+    text += f", at most{f'; {errors} rows with an error count as misses' if errors else ''}."
+    absent = [title(m) for m in (*item.methods, *item.vit) if m not in set(mine["method"])]
+    if absent and item.step == "rows":
+        text += f" Left out: {', '.join(absent)} (`--without`, `--slow-images`)."
+    return f"{text} On the paper's networks: `gscam reproduce --only {item.id} --out DIR`."
+
+
+def _count(outcome: Outcome, numbers: pd.DataFrame) -> str:
+    """How many of the published values were reproduced."""
+    ours = numbers[numbers["protocol"] == PROTOCOLS[0]].to_dict("records")
+    lines = {(i.id, e): None for i in ITEMS for e in expected(i)}
+    lines |= {(i.id, e): line for i in ITEMS for line in ours
+              if line["item"] == i.id and (e := published_for(i, line)) is not None}  # fmt: skip
+    found = [verdict(outcome, line, e) for (_, e), line in lines.items()]
+    counts = ", ".join(f"{found.count(text)} {text}" for text in dict.fromkeys(found))
+    return f"**Of {len(found)} published values: {counts}.**"
+
+
+def _made_of(outcome: Outcome) -> str:
+    """Folders of rows: network, weights, data and time, so that it can be said what a number is of.
+
+    The hash of data is of the fingerprints of photos, truths and prompts that were asked.
+    """
+    lines = []
+    for name, rows in outcome.rows.items():
+        network = outcome.networks.get(name, {})
+        asked = "".join(sorted(set(rows["question"].astype(str))))
+        lines.append({
+            "rows": name, "network": network.get("name", "–"),
+            "hash of weights": network.get("weights", "–"),
+            "hash of data": hashlib.sha256(asked.encode()).hexdigest()[:16],
+            "images": rows["image_id"].nunique(), "lines": len(rows),
+            "seconds of heatmaps": f"{rows['seconds'].sum():.1f}",
+        })  # fmt: skip
+    return _table(lines)
 
 
 def _result_rows(outcome: Outcome, item: Item, mine: pd.DataFrame) -> list[dict[str, Any]]:

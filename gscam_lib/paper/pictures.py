@@ -264,8 +264,8 @@ def _typographic(studio: Studio, item: Item) -> Made:
 
 
 FIGURES: dict[str, Callable[[Studio, Item], Made]] = {
-    **dict.fromkeys(("coco-hits", "imagenet-v2", "partimagenet", "noise", "ranking", "weighting"),
-                    _chart),
+    **dict.fromkeys(("coco-hits", "imagenet-v2", "partimagenet", "noise", "ranking", "weighting",
+                     "prompts"), _chart),
     "coco-classes": _groups, "coco-size": _groups, "coco-scenes": _scenes, "failures": _failures,
     "k-strip": _strip, "channels": _channels, "typographic": _typographic,
 }  # fmt: skip

@@ -227,7 +227,7 @@ def _attack(world: World, loaded: dict[str, Model]) -> pd.DataFrame:
             )
         photos = read_typographic(root)
         names = dict.fromkeys([*(e.category for e in photos), *(e.word for e in photos if e.word)])
-        return attack(model.trace, photos[: world.images], candidates=list(names))
+        return attack(model.trace, blank_and_named(photos, world.images), candidates=list(names))
     rows = []
     for pair in scenes.pairs("typographic")[: world.images]:
         for written, file in ((pair.cue, pair.with_cue), ("", pair.without_cue)):
@@ -240,3 +240,13 @@ def _attack(world: World, loaded: dict[str, Model]) -> pd.DataFrame:
                 "word_beats_object": bool(written) and share[pair.cue] > share[pair.asked],
             })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def blank_and_named(photos: Sequence[Example], most: int | None) -> list[Example]:
+    """All photos; or of the first so many objects the blank one and one with another's name."""
+    if most is None:
+        return list(photos)
+    blank = {e.category: e for e in photos if not e.word}
+    named = {e.category: e for e in reversed(photos) if e.word and e.word != e.category}
+    both = [name for name in blank if name in named]
+    return [e for name in both[:most] for e in (blank[name], named[name])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Outcome:
 
     settings: of its world; rows: by folder; labels: what the plan's methods are called there;
     steps: tables that are no rows; missing: what could not be run, and why; items: the rows of the
-    plan that were asked for.
+    plan that were asked for; networks: by folder, what its manifest says of the model.
     """
 
     settings: Mapping[str, Any]
@@ -45,6 +45,7 @@ class Outcome:
     steps: Mapping[str, pd.DataFrame]
     missing: Mapping[str, str]
     items: Sequence[str] = ()
+    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def comparable(self) -> bool:
@@ -65,15 +66,16 @@ def read_outcome(out: Path) -> Outcome:
     settings = read_manifest(out).get("reproduction")
     if settings is None:
         raise ValueError(f"{out} is no folder of `gscam reproduce`: its run.json says otherwise.")
-    rows, labels = {}, {}
+    rows, labels, networks = {}, {}, {}
     for folder in sorted((out / RUNS).glob("*")):
         if next(folder.glob("part-*.parquet"), None) and (folder / METHODS_FILE).is_file():
             rows[folder.name] = read_rows(folder)
+            networks[folder.name] = read_manifest(folder).get("model", {})
             labels[folder.name] = json.loads((folder / METHODS_FILE).read_text(encoding="utf-8"))
     steps = {p.stem: pd.read_csv(p, keep_default_na=False) for p in (out / STEPS).glob("*.csv")}
     reasons = out / REASONS
     missing = json.loads(reasons.read_text(encoding="utf-8")) if reasons.is_file() else {}
-    return Outcome(settings, rows, labels, steps, missing, read_items(out))
+    return Outcome(settings, rows, labels, steps, missing, read_items(out), networks)
 
 
 # ---------------------------------------------------------------- numbers

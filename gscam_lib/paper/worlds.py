@@ -60,6 +60,7 @@ class World:
             "images": self.images, "slow_images": self.slow_images, "masks": self.masks,
             "groups": self.groups, "layer": self.layer,
             "k": self.k, "few": self.few, "precision": self.precision,
+            "own": sorted(self.places),
         }  # fmt: skip
 
     def ks(self, channels: int) -> dict[int, int]:
