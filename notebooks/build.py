@@ -23,6 +23,9 @@ from notebooks.book import notebooks, saved_figures
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = figures_of_the_paper()  # name -> rows of the plan to reproduce the paper
+AT_FULL_SIZE = (
+    "--random --images 2 --slow-images 0 --k 1 --without groupcam --no-download --out DIR"
+)
 MAKERS = {"bench": "`make bench`", "explorer_": "tests/test_browser.py"}  # figures of no notebook
 
 
@@ -75,7 +78,10 @@ def write_gallery(figures: Path = ROOT / "figures", folder: Path = ROOT / "noteb
         "One row for each table and figure of the paper, in the order of `gscam reproduce "
         "--dry-run`; the paper's own numbers may not be quoted, so rows have ours. Left: the same "
         "kind on bundled weights and scenes, by the notebooks. Right: by `gscam reproduce` on the "
-        "paper's weights and data, whose figures go to figures/reproduced."
+        "paper's weights and data, whose figures go to figures/reproduced. That the path runs at "
+        "full size shows [a run of RN50x16 with random weights](reproduce_random.md) on two photos "
+        f"of COCO, made so small because a CPU had to do it: `gscam reproduce {AT_FULL_SIZE}`, "
+        "with `--root` and `--annotations` of one's own copies; its numbers are of chance."
     )
     parts = ["# The paper's figures, with ours of the same kind", note]
     for item in ITEMS:

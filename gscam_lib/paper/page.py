@@ -178,13 +178,15 @@ def result_page(outcome: Outcome, numbers: pd.DataFrame, said: pd.DataFrame) -> 
     for item in ITEMS:
         mine = numbers[numbers["item"] == item.id]
         reason = outcome.missing.get(item.id)
-        if mine.empty and reason is None:
+        if mine.empty and reason is None and item.id not in outcome.items:
             continue
         parts.append(f"## {item.number} {item.id}: {item.what}")
         if len(mine):
             parts += [_photos(item, mine), _table(_result_rows(outcome, item, mine))]
         if reason is not None:
             parts.append(f"Not run: {reason.rstrip('.')}.")
+        elif mine.empty:
+            parts.append("Not run: nothing was left to ask (`--without`, `--slow-images`).")
         elif item.deviations or item.text:
             parts.append(_deviations([item]))
     parts.append("; ".join(f"[{tag}] {meaning}" for tag, meaning in TAGS.items()) + ".")
