@@ -223,6 +223,23 @@ def test_coco_truncated_and_with_bytes_changed(tmp_path, content, data):
     outcome("COCO, bytes changed", lambda: read_coco(tmp_path, path), path)
 
 
+def test_bytes_that_are_no_text_in_an_outline_are_named(tmp_path):
+    """Found by the test above: a changed byte in the run lengths of a small mask."""
+    content = {
+        "images": [{"id": 0, "file_name": "0.png", "width": WIDTH, "height": HEIGHT}],
+        "categories": [{"id": 0, "name": "0"}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [0, 0, 5, 5],
+                         "segmentation": {"size": [HEIGHT, WIDTH], "counts": "0~"}}],
+    }  # fmt: skip
+    path = tmp_path / "instances.json"
+    path.write_bytes(json.dumps(content).encode().replace(b"~", b"\x80"))
+    data = gs.CocoDataset(tmp_path, path)
+    (finding,) = check(data, photos=False)
+    assert finding.where.startswith("annotations[0]: its segmentation cannot be read (")
+    with pytest.raises(ValueError, match=r"instances\.json, annotations\[0\]: .*UTF-8"):
+        data[0].mask  # noqa: B018
+
+
 @many
 @given(st.one_of(odd, outlines, st.fixed_dictionaries({
     "size": st.just([HEIGHT, WIDTH]) | odd,

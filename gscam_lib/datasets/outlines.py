@@ -42,22 +42,31 @@ class Outlines:
         if height * width > MOST_PIXELS:
             raise OutlineError(f"{self.file}: an image of {width} × {height} pixels is too large.")
         whole = np.zeros(self.size, bool)
-        for place, outline in zip(self.places, self.read(), strict=True):
+        for i, outline in enumerate(self.read()):
             try:
                 whole |= draw(outline, self.size)
             except OutlineError as error:
-                raise OutlineError(f"{self.file}, annotations[{place}]: {error}") from error
+                raise self._named(i, error) from error
         return whole
 
+    def _named(self, i: int, error: OutlineError) -> OutlineError:
+        return OutlineError(f"{self.file}, annotations[{self.places[i]}]: {error}")
+
     def read(self) -> Iterator[Any]:
-        """The segmentations as the file has them. Raises ValueError where the file has changed."""
+        """The segmentations as the file has them.
+
+        Raises ValueError where the file has changed, or one cannot be read.
+        """
         with self.file.open("rb") as opened:
             for i, (start, length) in enumerate(self.spans):
                 opened.seek(start)
                 found = opened.read(length)
                 if digest(found) != self.hashes[16 * i : 16 * (i + 1)]:
                     raise ValueError(f"{self.file} has changed since it was read; read it again.")
-                yield msgspec.json.decode(found)
+                try:
+                    yield _parsed(found)
+                except OutlineError as error:
+                    raise self._named(i, error) from error
 
 
 def digest(outline: Any) -> bytes:
@@ -89,11 +98,20 @@ def check(outline: bytes | memoryview, size: tuple[int, int]) -> str | None:
         ):
             return None
     try:
-        found = msgspec.json.decode(outline)
+        found = _parsed(outline)
         _runs(found, size) if isinstance(found, dict) else _polygons(found, size)
     except OutlineError as error:
         return str(error)
     return None
+
+
+def _parsed(outline: bytes | memoryview) -> Any:
+    try:
+        return msgspec.json.decode(outline)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # a string is read here first
+        raise OutlineError(
+            f"its segmentation cannot be read ({error}); save it as UTF-8."
+        ) from error
 
 
 def _polygons(outline: Any, size: tuple[int, int]) -> list[list[float]]:
