@@ -78,6 +78,19 @@ def _literal(node: ast.expr) -> Any:
         return ...
 
 
+def with_settings(path: Path, values: Mapping[str, Any], *, small: bool = True) -> Any:
+    """A copy of a notebook with other values of its settings; the rest as for `run`."""
+    notebook, known = read(path), settings(path)
+    if unknown := set(values) - set(known):
+        raise ValueError(
+            f"{path.stem} has no {', '.join(sorted(unknown))}; it sets: {', '.join(known)}."
+        )
+    first = _parameters(notebook)
+    mock = first.metadata.get("nbmake", {}).get("mock", {}) if small else {}
+    first.source += "".join(f"\n{name} = {value!r}" for name, value in {**mock, **values}.items())
+    return notebook
+
+
 def run(path: Path, values: Mapping[str, Any], *, small: bool = True) -> Any:
     """Execute a copy of a notebook with other values of its settings; returns the executed copy.
 
@@ -88,14 +101,7 @@ def run(path: Path, values: Mapping[str, Any], *, small: bool = True) -> Any:
     """
     from nbclient import NotebookClient
 
-    notebook, known = read(path), settings(path)
-    if unknown := set(values) - set(known):
-        raise ValueError(
-            f"{path.stem} has no {', '.join(sorted(unknown))}; it sets: {', '.join(known)}."
-        )
-    first = _parameters(notebook)
-    mock = first.metadata.get("nbmake", {}).get("mock", {}) if small else {}
-    first.source += "".join(f"\n{name} = {value!r}" for name, value in {**mock, **values}.items())
+    notebook = with_settings(path, values, small=small)
     with tempfile.TemporaryDirectory() as figures:
         client = NotebookClient(
             notebook, timeout=TIMEOUT, kernel_name="python3",
