@@ -164,7 +164,9 @@ def write(
             shutil.copy(png, source)
         (source / "index.md").write_text(cover(paths, lives), encoding="utf-8")
         command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", "-d", f"{made}/trees"]
-        subprocess.run([*command, str(source), str(out)], check=True)
+        site = Path(made) / "site"  # MyST-NB leaves a folder beside it
+        subprocess.run([*command, str(source), str(site)], check=True)
+        shutil.copytree(site, out, dirs_exist_ok=True)
     for stem, name in lives.items():
         makers[stem]().export_html(out / name)
     return out / "index.html"

@@ -8,6 +8,9 @@ import pytest
 from chromium import launched
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from data.build.browser import bundle
+from gscam_lib.explorer.photos import choose
+from gscam_lib.methods import METHODS
 from notebooks import book, classes, teach
 
 FOLDER = classes.FOLDER
@@ -32,6 +35,17 @@ def test_a_lesson_is_whole():
         blanks = set(classes.sheet()[lesson.head["notebook"]])
         plan = lesson.plan.partition("## Plan")[2].partition("## For und")[0]
         assert set(re.findall(r"`(\w+)`", plan)) & blanks, "the plan names its blanks"
+
+
+def test_presets_open_as_they_say():
+    for preset in (p for lesson in LESSONS for p in lesson.head["presets"]):
+        asked = preset["query"]
+        offered = choose(None, drawn=asked["model"].startswith("mini"))
+        assert asked["photo"] in [photo.name for photo in offered.values()], "in the app"
+        if "live page" in teach._links(asked):
+            assert asked["photo"] in [photo.name for photo in bundle._some(offered).values()]
+        assert asked.get("method", "gscorecam") in METHODS
+    assert set(teach.LIVE_METHODS) == set(bundle.COMPUTED)
 
 
 def test_handout_holds_what_notebook_0_says():
@@ -97,6 +111,7 @@ def test_site_loads_nothing_from_elsewhere(built):
 
 
 def test_chapters_are_made_ready(site):
+    assert sorted(p.name for p in site.parent.iterdir()) == ["book", "lessons", "notebooks"]
     page = (site / "11_more.html").read_text(encoding="utf-8")
     assert '<iframe src="11_more_live.html"' in page
     assert "HBox" not in page
