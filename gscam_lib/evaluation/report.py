@@ -23,6 +23,7 @@ from gscam_lib.methods import title
 
 CLASS_BINS = {"1–3": (1, 3), "4–6": (4, 6), "7–9": (7, 9), "10 and more": (10, np.inf)}
 QUESTION = ["source", "image_id", "category", "prompt"]
+SUMMARIZED = ("model", "method", "category", "iou", "pointing", "energy", "seconds", "error")
 
 
 def read(folder: Path | str) -> pd.DataFrame:
@@ -35,7 +36,12 @@ def read(folder: Path | str) -> pd.DataFrame:
 
 def _images(rows: pd.DataFrame) -> np.ndarray[Any, Any]:
     """A number for each row's image, in the order of their names, so that draws do not change."""
-    return np.asarray(pd.factorize(rows["source"] + "/" + rows["image_id"], sort=True)[0])
+    source, sources = pd.factorize(rows["source"])
+    image, names = pd.factorize(rows["image_id"])
+    pair, pairs = pd.factorize(source * len(names) + image)
+    one, other = np.divmod(pairs, max(1, len(names)))
+    whole = sources.take(one).astype(str) + "/" + names.take(other).astype(str)
+    return np.asarray(np.argsort(np.argsort(whole, kind="stable"), kind="stable")[pair])
 
 
 # ---------------------------------------------------------------- one table
@@ -52,7 +58,9 @@ def summarize(rows: pd.DataFrame, by: str | Sequence[Hashable] | pd.Series | Non
     misses.
     """
     groups = pd.Series("all", rows.index) if by is None else _as_groups(rows, by)
-    rows, groups = rows.reset_index(drop=True), groups.reset_index(drop=True)
+    needed = [name for name in (*SUMMARIZED, *SCALARS, *VECTORS) if name in rows]
+    groups, images = groups.reset_index(drop=True), _images(rows)
+    rows = rows[needed].reset_index(drop=True).assign(image=images)
     lines = []
     for (model, method), mine in rows.groupby(["model", "method"], sort=False):
         for group, part in mine.groupby(groups[mine.index], sort=False, observed=True):
@@ -68,8 +76,8 @@ def _as_groups(rows: pd.DataFrame, by: Any) -> pd.Series:
 
 
 def _line(part: pd.DataFrame) -> dict[str, Any]:
-    images, classes = _images(part), part["category"].to_numpy()
-    line: dict[str, Any] = {"pairs": len(part), "images": len(set(images))}
+    images, classes = part["image"].to_numpy(), part["category"].to_numpy()
+    line: dict[str, Any] = {"pairs": len(part), "images": part["image"].nunique()}
     wanted: dict[str, tuple[float, Any]] = {}  # name: value, what `bootstrap` needs for it
     if "iou" in part:
         iou = part["iou"].fillna(0.0).to_numpy(float)
@@ -93,8 +101,7 @@ def _line(part: pd.DataFrame) -> dict[str, Any]:
         if name in part and part[name].notna().any():
             there = part[name].notna().to_numpy()
             line |= _further(name, part.loc[there, name], images[there])
-    good = part[part["error"].isna()]
-    price = good.groupby(["source", "image_id"])["seconds"].sum()
+    price = part["seconds"][part["error"].isna()].groupby(part["image"]).sum()
     line["seconds per image"] = float(price.median()) if len(price) else float("nan")
     line["errors"] = int(part["error"].notna().sum())
     return line
@@ -138,7 +145,8 @@ def compare(rows: pd.DataFrame, a: str, b: str, *, column: str = "iou") -> dict[
     if not {a, b} <= there:
         raise ValueError(f"Got {a!r} and {b!r}; these rows have {', '.join(sorted(there))}.")
     keys = ["question"] if "question" in rows else QUESTION
-    left, right = (rows[(rows["method"] == m) & rows[column].notna()] for m in (a, b))
+    needed, answered = list(dict.fromkeys([*keys, *QUESTION[:2], column])), rows[column].notna()
+    left, right = (rows.loc[(rows["method"] == m) & answered, needed] for m in (a, b))
     both = left.merge(right[[*keys, column]], on=keys, suffixes=("", " of b"))
     if both.empty:
         raise ValueError(f"{a!r} and {b!r} have no question in common.")
@@ -203,7 +211,7 @@ def by_size(rows: pd.DataFrame, *, edges: Sequence[float] | None = None) -> pd.D
     be opened have no size and are left out. The paper's values are not available.
     """
     share = (rows["area"] / (rows["width"] * rows["height"])).astype(float)
-    rows, share = rows[share.notna()], share.dropna()
+    rows, share = (rows, share) if share.notna().all() else (rows[share.notna()], share.dropna())
     once = share[~rows[QUESTION].duplicated()]
     inner = list(np.quantile(once, [0.2, 0.4, 0.6, 0.8]) if edges is None else edges)
     names = [f"{100 * a:.3g}–{100 * b:.3g} %" for a, b in pairwise([0.0, *inner, 1.0])]

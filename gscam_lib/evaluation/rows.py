@@ -36,6 +36,7 @@ from gscam_lib.evaluation.measures import COLUMNS
 Row = dict[str, Any]
 SECONDS = 20.0  # at most this much work is lost when a run is killed
 RUN = b"gscam_run"
+MEMORY = ("300MB", "1GB", "4GB")  # of the database, one after the other
 SCHEMA = pa.schema(
     {
         "example": pa.int64(),
@@ -156,11 +157,13 @@ class Rows:
     def relation(self, db: duckdb.DuckDBPyConnection) -> str:
         """Register all rows as the view `rows` of a database; returns the view's name."""
         waiting = [_as_table(self._waiting, self.schema)] if self._waiting else []
-        tables = [*self._kept, *waiting]
-        db.register("in_memory", pa.concat_tables(tables) if tables else self.schema.empty_table())
-        sources = ["SELECT * FROM in_memory"]
+        tables, sources = [*self._kept, *waiting], []
         if self.folder is not None and (parts := _sound_parts(self.folder, self._stamp)):
             sources.append(_scan(parts))
+        if tables or not sources:
+            whole = pa.concat_tables(tables) if tables else self.schema.empty_table()
+            db.register("in_memory", whole)
+            sources.append("SELECT * FROM in_memory")
         db.execute(f"CREATE OR REPLACE TEMP VIEW rows AS {' UNION ALL BY NAME '.join(sources)}")
         return "rows"
 
@@ -248,12 +251,24 @@ def _quoted(path: Path) -> str:
 
 @contextlib.contextmanager
 def _database() -> Any:
-    """A database in memory that works on disk where it needs more than half a gigabyte."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        duckdb.connect(config={"memory_limit": "500MB", "temp_directory": folder}) as db,
-    ):
-        yield db
+    """A database in memory that works on disk where it needs more than the least of MEMORY."""
+    with tempfile.TemporaryDirectory() as folder:
+        config: dict[str, Any] = {"memory_limit": MEMORY[0], "temp_directory": folder}
+        with duckdb.connect(config={**config, "preserve_insertion_order": "false"}) as db:
+            yield db
+
+
+def _write(db: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    """The rows of a query as a Parquet file; with more memory only where less does not do."""
+    for limit in MEMORY:
+        db.execute(f"SET memory_limit = '{limit}'")
+        try:
+            db.execute(f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet)")
+        except duckdb.OutOfMemoryException:
+            if limit == MEMORY[-1]:
+                raise
+        else:
+            return
 
 
 # Of several rows for one question and method: the one that worked, and that measured most.
@@ -323,16 +338,22 @@ def _numbered(methods: Sequence[tuple[str, int | None]]) -> pa.Table:
 
 
 def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
-    """Rows as a frame: columns in the order of SCHEMA, those of measures not taken left out."""
-    table = db.sql(query).to_arrow_table()
-    taken = {name for names in table["measures"].unique().to_pylist() for name in names.split(",")}
-    taken |= {"localization"} if not len(table) else set()
-    unused = [c for name, columns in COLUMNS.items() if name not in taken for c in columns]
-    names = [name for name in FRAME if name not in unused and name in table.column_names]
-    frame: pd.DataFrame = table.select(names).to_pandas(split_blocks=True, self_destruct=True)
-    numbers = ("k", "x0", "y0", "x1", "y1", "width", "height", "classes")
-    whole = [name for name in numbers if name in frame]
-    frame[whole] = frame[whole].astype("Int64")
+    """Rows as a frame: columns in the order of SCHEMA, those of measures not taken left out.
+
+    Column by column from a file, so that no second copy of all rows is ever in memory.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.parquet"
+        _write(db, query, path)
+        with pq.ParquetFile(path) as file:
+            measures = file.read(["measures"])["measures"].unique().to_pylist()
+            taken = {name for names in measures for name in names.split(",")} or {"localization"}
+            unused = [c for name, columns in COLUMNS.items() if name not in taken for c in columns]
+            there = [n for n in FRAME if n not in unused and n in file.schema_arrow.names]
+            columns = {name: file.read([name])[name].to_pandas() for name in there}
+    for name in {"k", "x0", "y0", "x1", "y1", "width", "height", "classes"} & set(columns):
+        columns[name] = columns[name].astype("Int64")
+    frame = pd.DataFrame(columns, copy=False)
     frame["error"] = frame["error"].astype(object).where(frame["error"].notna(), None)
     return frame
 
@@ -380,9 +401,7 @@ def write_merged(folder: Path | str, out: Path | str) -> int:
     with _database() as db:
         query = _merged(db, Path(folder).expanduser())
         try:
-            db.execute(
-                f"COPY ({query}) TO '{str(partial).replace(chr(39), chr(39) * 2)}' (FORMAT parquet)"
-            )
+            _write(db, query, partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
