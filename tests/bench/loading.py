@@ -27,6 +27,7 @@ import torch
 import gscam_lib as gs
 from tests.bench import refusals, their_forms  # noqa: F401  (they add to FORMS)
 from tests.bench.forms import FORMS, Form, Made, named
+from tests.bench.page import write_section
 
 
 def outcome(form: Form, folder: Path) -> tuple[str, Any, Made]:
@@ -141,8 +142,14 @@ def print_loading(what: str, options: dict[str, str]) -> None:
 
 
 def print_memory(architectures: list[str]) -> None:
-    """Write each form in turn, load it in a process of its own, print a row."""
-    print("| architecture | form | weights | peak beyond PyTorch | ratio |\n|---|---|---|---|---|")
+    """Write each form in turn, load it in a process of its own; write a section of bench.md."""
+    lines = [
+        "## Loading at full size", "",
+        "`python tests/bench/loading.py --memory`: random weights in each form in which they "
+        "exist, loaded in a process of its own as fp32. Peak: resident memory beyond what PyTorch, "
+        "open_clip and mini-rn need. Asked for: at most 1.3 times the weights.", "",
+        "| architecture | form | weights | peak beyond PyTorch | ratio |", "|---|---|---|---|---|",
+    ]  # fmt: skip
     for name in architectures:
         for form in SIZED:
             if form == "transformers" and not name.startswith("ViT"):
@@ -155,8 +162,10 @@ def print_memory(architectures: list[str]) -> None:
                 found = subprocess.run([*me, "--load", task], capture_output=True, check=True)
             n = json.loads(found.stdout.decode().splitlines()[-1])
             more = n["peak"] - n["before"]
-            print(f"| {name} | {form} | {n['weights'] / 2**20:.0f} MiB | {more / 2**20:.0f} MiB | "
-                  f"{more / n['weights']:.2f} |", flush=True)  # fmt: skip
+            lines.append(f"| {name} | {form} | {n['weights'] / 2**20:.0f} MiB | "
+                         f"{more / 2**20:.0f} MiB | {more / n['weights']:.2f} |")  # fmt: skip
+            print(lines[-1], flush=True)
+    write_section("loading", "\n".join(lines) + "\n")
 
 
 def main() -> None:
