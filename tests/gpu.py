@@ -35,7 +35,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import gscam_lib as gs
-from gscam_lib.model.network import PRECISIONS
+from gscam_lib.model.engines import PRECISIONS
 
 # Largest difference from the CPU in fp32: relative to the largest value, or of values in [0, 1].
 TOLERANCE = {"activations": 1e-4, "gradients": 1e-3, "embeddings": 1e-4, "logit": 1e-3, "map": 2e-3}

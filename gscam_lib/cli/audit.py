@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gscam_lib.cli.common import DeviceOption, ModelOption, PrecisionOption, app, load
+from gscam_lib.cli.common import DeviceOption, EngineOption, ModelOption, PrecisionOption, app, load
 
 
 @app.command()
@@ -53,6 +53,7 @@ def audit(
     retry: Annotated[bool, typer.Option(help="Do photos that failed again.")] = False,
     device: DeviceOption = None,
     precision: PrecisionOption = "fp32",
+    engine: EngineOption = "torch",
 ) -> None:
     """Test what explains a model's scores on PHOTOS, and whether it differs between groups."""
     import gscam_lib as gs
@@ -64,7 +65,7 @@ def audit(
     if vocabulary is not None:
         words = [w.strip() for w in read_text(vocabulary.expanduser()).splitlines() if w.strip()]
     folder = out.expanduser()
-    clip = load(model, None, device=device, precision=precision)
+    clip = load(model, None, device=device, precision=precision, engine=engine)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", gs.UnknownPromptWarning)
         found = gs.audit(

@@ -50,6 +50,9 @@ ModelOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps; a GPU where there is one.")]
 PrecisionOption = Annotated[str, typer.Option(help="Of the image tower: fp32, bf16, fp16, tf32.")]
+EngineOption = Annotated[
+    str, typer.Option(help="What embeds masked copies: torch, or openvino (CPUs, an extra).")
+]
 LayerOption = Annotated[str | None, typer.Option(help="Target layer by name, or -1 for the last.")]
 PreprocessOption = Annotated[
     str, typer.Option(help="squash, model (as it was trained), or paper (bilinear).")

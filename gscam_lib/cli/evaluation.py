@@ -14,6 +14,7 @@ from gscam_lib.cli.common import (
     ArchOption,
     DatasetOption,
     DeviceOption,
+    EngineOption,
     KOption,
     LayerOption,
     ModelOption,
@@ -50,6 +51,7 @@ def evaluate(
     arch: ArchOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "fp32",
+    engine: EngineOption = "torch",
     preprocess: PreprocessOption = "squash",
     layer: LayerOption = None,
     measures: Annotated[
@@ -102,9 +104,16 @@ def evaluate(
     if measures.strip() == "all":
         how["measures"] = list(MEASURES)
     part = shard_of(shard)
+    if dask and (layer, weights, arch, precision, engine, preprocess) != (
+        None, None, None, "fp32", "torch", "squash",
+    ):  # fmt: skip
+        raise ValueError(
+            "--dask loads models by their name alone; use --shard with --layer, --weights, --arch, "
+            "--precision, --engine or --preprocess."
+        )
     clip = load(
         model, layer, weights=weights, arch=arch, device=device, precision=precision,
-        preprocess=preprocess,
+        engine=engine, preprocess=preprocess,
     )  # fmt: skip
     pairs = open_dataset(dataset, root, annotations)
     if out is None or not (out / "run.json").is_file():

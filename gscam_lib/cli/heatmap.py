@@ -12,6 +12,7 @@ import typer
 from gscam_lib.cli.common import (
     ArchOption,
     DeviceOption,
+    EngineOption,
     KOption,
     LayerOption,
     ModelOption,
@@ -42,6 +43,7 @@ def heatmap(
     arch: ArchOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = "fp32",
+    engine: EngineOption = "torch",
     preprocess: PreprocessOption = "squash",
     layer: LayerOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Masked copies in one pass.")] = None,
@@ -68,7 +70,7 @@ def heatmap(
     check_method(name, **options)
     clip = load(
         model, layer, weights=weights, arch=arch, device=device, precision=precision,
-        preprocess=preprocess,
+        engine=engine, preprocess=preprocess,
     )  # fmt: skip
     trace = clip.trace(photo.expanduser(), batch_size=batch_size, cache=cache)
     heats, boxes = [], []

@@ -116,7 +116,7 @@ def identity(model: Model) -> dict[str, Any]:
         "weights": model.weights_sha,
         "layer": model.layer.name,
         "input": model.input_size,
-        "precision": model.precision,
+        "precision": model.arithmetic,
         "preprocessing": str(model.preprocessing),
     }
 

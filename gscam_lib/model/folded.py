@@ -88,7 +88,8 @@ class FirstTokenPool(nn.Module):
     Wₖᵀ q with the token, and values are mixed before Wᵥ: four products with C × C weights for an
     image and not for each of its places. The keys' bias shifts all places alike and plays no part.
     On a CPU images are always pooled GROUP at a time, so that none depends on its company in the
-    last bits: matrix products of other shapes add in another order.
+    last bits: matrix products of other shapes add in another order. Other engines, which take its
+    program for batches of any length, have their own order.
     """
 
     def __init__(self, pool: AttentionPool2d) -> None:
@@ -97,7 +98,7 @@ class FirstTokenPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool a map."""
-        if x.device.type != "cpu":
+        if x.device.type != "cpu" or torch.jit.is_tracing():  # type: ignore
             return self._pooled(x)
         padded = F.pad(x, (0, 0, 0, 0, 0, 0, 0, -len(x) % GROUP))
         return torch.cat([self._pooled(group) for group in padded.split(GROUP)])[: len(x)]

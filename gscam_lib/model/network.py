@@ -20,18 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from gscam_lib.model.engines import PRECISIONS, check_arithmetic, openvino_encode, tf32
 from gscam_lib.model.folded import folded
 from gscam_lib.model.layers import LayerLike, blocks_of, evaluating, find_layer
 from gscam_lib.model.photo import Preprocessing, preprocessing_of
 from gscam_lib.model.prompts import Knowledge, Prompt, as_target, check_prompt, unknown_words
 from gscam_lib.model.towers import ViT, as_vit
 
-PRECISIONS = {
-    "fp32": torch.float32,
-    "tf32": torch.float32,  # products of fp32 numbers with 10 bits of them, on NVIDIA GPUs
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
 TOWERS = {
     "resnet": "a ResNet with attention pooling",
     "cnn": "a convolutional tower",
@@ -55,26 +50,6 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-@contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Let products of fp32 matrices and convolutions on CUDA use TF32, or not, for a while.
-
-    The switches belong to the process, and PyTorch's defaults differ: no for matrices, yes for
-    convolutions. Since 2.9 each has a second switch; the old one sets both.
-    """
-    matrices, images = torch.backends.cuda.matmul, torch.backends.cudnn
-    switches = [matrices, images.conv, images.rnn] if hasattr(images, "conv") else []
-    before = [s.fp32_precision for s in switches]
-    old = [p == "tf32" for p in before[:2]] or [matrices.allow_tf32, images.allow_tf32]
-    matrices.allow_tf32 = images.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matrices.allow_tf32, images.allow_tf32 = old
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
-
-
 class Network:
     """A CLIP: an image tower with spatial layers, a text tower, and one joint space.
 
@@ -83,9 +58,10 @@ class Network:
     vocabulary: the names the text tower was trained on, None if it is open; precision: of the image
     tower, "fp32" (full, on GPUs too, where PyTorch's own default for convolutions is TF32), "tf32"
     (CUDA alone), "bf16" or "fp16" (autocast; embeddings and what follows stay fp32); compiled: the
-    image tower runs through torch.compile where masked copies are embedded; preprocess: "squash"
-    (the whole photo, as in the paper), "model" (as the model was trained: crop or padding, and its
-    interpolation) or "paper" (a bilinear squash, as the paper's code does in effect).
+    image tower runs through torch.compile where masked copies are embedded; engine: what embeds
+    them, "torch" or "openvino", see `load_model`; preprocess: "squash" (the whole photo, as in the
+    paper), "model" (as the model was trained: crop or padding, and its interpolation) or "paper" (a
+    bilinear squash, as the paper's code does in effect).
     """
 
     def __init__(
@@ -99,24 +75,19 @@ class Network:
         vocabulary: Sequence[str] | None = None,
         precision: str = "fp32",
         compiled: bool = False,
+        engine: str = "torch",
         preprocess: str | Preprocessing = "squash",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(
-                f"Got precision={precision!r}; expected one of {', '.join(PRECISIONS)}."
-            )
-        on = next(network.parameters()).device.type
-        if precision == "tf32" and on != "cuda":
-            raise ValueError(
-                f"Got precision='tf32' on {on}; TF32 is a mode of NVIDIA GPUs (device='cuda'). "
-                "Use 'fp32' here."
-            )
+        check_arithmetic(precision, engine, next(network.parameters()).device.type)
+        if compiled and engine != "torch":
+            raise ValueError(f"Got compile=True with engine={engine!r}; expected one of the two.")
         if any(p.is_inference() for p in network.parameters()):
             raise ValueError(
                 "The weights were made under torch.inference_mode(), so that no gradient can flow "
                 "through them. Load or make the network outside it."
             )
         self.precision = precision
+        self.engine = engine
         self._compiled = compiled
         self._quick: tuple[list[tuple[int, int]], Any, Any] | None = None
         self.lock = threading.RLock()  # hooks belong to the network: one thread at a time
@@ -193,10 +164,15 @@ class Network:
             handle.remove()
         return found[0]
 
+    @property
+    def arithmetic(self) -> str:
+        """How masked copies are computed, as runs name it: "fp32", "bf16 by openvino"."""
+        return self.precision + ("" if self.engine == "torch" else f" by {self.engine}")
+
     @cached_property
     def weights_sha(self) -> str:
-        """SHA-256 of weights and precision, in 16 hexadecimal digits; names a run or a cache."""
-        digest = hashlib.sha256(b"" if self.precision == "fp32" else self.precision.encode())
+        """SHA-256 of weights and arithmetic, in 16 hexadecimal digits; names a run or a cache."""
+        digest = hashlib.sha256(b"" if self.arithmetic == "fp32" else self.arithmetic.encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -263,7 +239,7 @@ class Network:
     def encode_pixels(self, pixels: Tensor, *, fast: bool = False) -> Tensor:
         """Embed (B, 3, S, S) preprocessed images: (B, D), unit length, fp32.
 
-        fast: run `quick_tower`, compiled where the model was loaded with compile=True. Hooks and
+        fast: run `quick_tower`, by the engine and compiled as the model was loaded. Hooks and
         gradients need the other one. Raises ValueError for weights or pixels that give NaN.
         """
         encode = self._encode_quickly() if fast else self.network.encode_image
@@ -303,7 +279,12 @@ class Network:
             with self.running():
                 network: Any = folded(self.network)
             encode = network.encode_image
-            encode = torch.compile(encode) if self._compiled else encode
+            if self.engine == "openvino":
+                encode = openvino_encode(
+                    network, self.preprocessing.size, self.precision, self.name
+                )
+            elif self._compiled:
+                encode = torch.compile(encode)
             self._quick = versions, network.visual, encode
         return self._quick[2]
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from gscam_lib.model import weights as weights_of
+from gscam_lib.model.engines import check_arithmetic
 from gscam_lib.model.layers import LayerLike, find_layer
-from gscam_lib.model.network import PRECISIONS, Network
+from gscam_lib.model.network import Network
 from gscam_lib.model.photo import ImageLike, Preprocessing, load_photo
 from gscam_lib.trace.trace import Trace
 
@@ -58,6 +59,7 @@ def load_model(
     device: str | torch.device | None = None,
     precision: str = "fp32",
     compile: bool = False,
+    engine: str = "torch",
     preprocess: str | Preprocessing = "squash",
 ) -> Model:
     """Load a CLIP, whatever form it comes in, in evaluation mode.
@@ -70,14 +72,17 @@ def load_model(
     is named. arch: open_clip's name of a file's architecture, found from the tensors if left out.
     layer: the target layer (None: the default of the tower). device: None takes CUDA where there
     is one. precision: of the image tower, "fp32", "tf32" (CUDA alone), "bf16" or "fp16"; compile:
-    run masked copies through torch.compile. What both change in maps and boxes is measured by
-    `make bench`. preprocess: "squash" (the whole photo, as in the paper), "model" (as it was
-    trained) or "paper" (a bilinear squash). No code in a file is ever run. Raises ValueError for
-    what is no CLIP and FileNotFoundError for what is not here.
+    run masked copies through torch.compile; engine: "openvino" runs them on OpenVINO (CPUs; the
+    extra openvino), in bf16 3 to 6 times faster once the tower is converted, which takes up to a
+    minute at the first copies; gradients stay torch's. What these change in maps and boxes is
+    measured by `make bench`. preprocess: "squash" (the whole photo, as in the paper), "model" (as
+    it was trained) or "paper" (a bilinear squash). No code in a file is ever run. Raises ValueError
+    for what is no CLIP and FileNotFoundError for what is not here.
     """
     if isinstance(what, Network):
         raise ValueError(f"Got {what!r}, which is loaded already; it has all that Models have.")
-    _check_how(layer, precision)
+    check_arithmetic(precision, engine)
+    _check_layer(layer)
     place = None if device is None else _device(device)
     found = weights_of.load(what, weights, arch)
     network = found.network
@@ -95,13 +100,11 @@ def load_model(
     return Model(
         network, found.tokenizer, name=found.name, layer=layer, bundled=found.bundled,
         vocabulary=found.vocabulary, precision=precision, compiled=compile,
-        preprocess=preprocess,
+        engine=engine, preprocess=preprocess,
     )  # fmt: skip
 
 
-def _check_how(layer: Any, precision: Any) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"Got precision={precision!r}; expected one of {', '.join(PRECISIONS)}.")
+def _check_layer(layer: Any) -> None:
     if isinstance(layer, bool) or not isinstance(layer, str | int | nn.Module | None):
         raise ValueError(
             f"Got layer={layer!r}; expected a dotted name, an index such as -1, or a module."
