@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from chromium import launched
 from PIL import Image
+from scipy import stats
 from typer.testing import CliRunner
 
 import gscam_lib as gs
@@ -98,6 +99,42 @@ def test_pairs_decide_what_single_photos_do_not(horses):
         row = groups.compare(score, collection, rows, samples=2000).iloc[0]
         assert row["photos"] == row["other photos"] == 12
         assert row["paired"] == row["decided"] == decided
+
+
+def test_suspects_take_pairs_and_copies_of_a_photo_for_what_they_are(horses):
+    seen, whole = horses.seen, horses.collection
+    mark = whole.groups[["mark"]]
+    pairs = mark.assign(pair=np.repeat(np.arange(12), 2))
+    p = {}
+    for name, table in (("pairs", pairs), ("single", mark)):
+        rows = evidence.suspects(seen, 0, Collection(whole.items, table))
+        p[name] = {row["suspect"]: row for row in rows}
+    row = p["pairs"]["mark = yes"]
+    gap = seen.scores[::2] - seen.scores[1::2]  # plain: with the mark less without, pair by pair
+    assert row["photos"] == 12
+    assert row["effect"] == pytest.approx((gap[:, 0] - gap[:, seen.controls].mean(1)).mean(), 1e-4)
+    assert row["p photos"] <= p["single"]["mark = yes"]["p photos"]
+    assert row["high"] - row["low"] < 0.7 * np.ptp(
+        [p["single"]["mark = yes"][end] for end in ("low", "high")]
+    )
+    six = mark.assign(unit=np.repeat(np.arange(6), 4))  # four copies each are no four photos
+    few, many = (evidence.suspects(seen, 0, Collection(whole.items, t))[0] for t in (six, mark))
+    assert (few["suspect"], few["photos"], many["photos"]) == ("watermark", 6, 12)
+    assert few["effect"] == pytest.approx(many["effect"])
+    assert few["p photos"] > many["p photos"]
+
+
+def test_a_word_among_others_keeps_its_level_where_tails_are_heavy():
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_t(4, (8000, 41))
+    p = np.array([evidence._among(x, 0, np.arange(1, 41)) for x in drawn])
+    sigma = drawn[:, 1:].std(1, ddof=1) * np.sqrt(1 + 1 / 40)
+    normal = 2 * stats.t.sf((drawn[:, 0] - drawn[:, 1:].mean(1)) / sigma, 39)
+    for level in (0.05, 0.05 / 15):
+        assert (p < level).mean() < 1.2 * level
+    assert (normal < 0.05 / 15).mean() > 1.8 * 0.05 / 15  # what a normal distribution would say
+    assert evidence._among(np.array([9.0, 0, 1, 0, 1, 0]), 0, np.arange(1, 6)) < 0.01
+    assert np.isnan(evidence._among(np.zeros(4), 0, np.arange(1, 4)))
 
 
 def test_difference_is_that_of_plain_loops():

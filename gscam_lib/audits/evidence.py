@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from gscam_lib.audits.crops import Cluster
-from gscam_lib.audits.groups import correct, difference, sides
+from gscam_lib.audits.groups import correct, matched, sides, tested, units
 from gscam_lib.audits.photos import Collection, as_text
 from gscam_lib.audits.seen import Seen
 from gscam_lib.evaluation.statistics import paired_difference
@@ -27,6 +27,7 @@ from gscam_lib.figures.decision import ENOUGH
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
 SAMPLES = 4999
+TAIL = 4  # degrees of freedom: what a suspect does to words has tails so heavy
 SUSPECTS = ("prompt", "suspect", "kind", "photos", "effect", "low", "high", "p photos", "p words",
             "p", "p (Holm)", "found", "fills", "words")  # fmt: skip
 EVIDENCE = ("prompt", "method", "what", "photos", "effect", "low", "high", "p", "p (Holm)",
@@ -36,14 +37,16 @@ EVIDENCE = ("prompt", "method", "what", "photos", "effect", "low", "high", "p", 
 # ---------------------------------------------------------------- what the map shows
 
 
-def evidence(seen: Seen, method: int = 0, *, samples: int = SAMPLES) -> pd.DataFrame:
+def evidence(
+    seen: Seen, collection: Collection, method: int = 0, *, samples: int = SAMPLES
+) -> pd.DataFrame:
     """What the hottest window does, covered and alone, against windows elsewhere: a table.
 
     Rows for each prompt: covering the hottest beyond equally large ones elsewhere, and beyond the
     coldest; the hottest alone, cut out, beyond others alone. Effects in units of the score,
     means over photos with 95 % intervals; p of a sign permutation test, corrected for all rows.
     """
-    rows = []
+    rows, of = [], _units(seen, collection)
     for p, prompt in enumerate(seen.prompts):
         photos, hot = seen.hottest(p, method)
         cold = seen.coldest(p, method)
@@ -54,9 +57,8 @@ def evidence(seen: Seen, method: int = 0, *, samples: int = SAMPLES) -> pd.DataF
             "the hottest alone − others alone": seen.beyond(photos, hot, seen.alone[..., p]),
         }
         for name, values in what.items():
-            tested = _tested(values, samples)
             rows.append({"prompt": prompt, "method": seen.asked.methods[method], "what": name,
-                         "photos": len(values), **tested})  # fmt: skip
+                         **_tested(values, of[photos], samples)})  # fmt: skip
     table = pd.DataFrame(rows, columns=[c for c in EVIDENCE if c not in ("p (Holm)", "decided")])
     correct(table, table["photos"], "decided")
     return table[list(EVIDENCE)]
@@ -74,8 +76,8 @@ def suspects(
     samples: int = SAMPLES,
 ) -> list[Row]:
     """The suspects of one prompt, each with its effect and its two p-values, not yet corrected."""
-    rows = _of_regions(seen, prompt, samples)
-    rows += of_crops(seen, prompt, clusters, samples)
+    rows = _of_regions(seen, prompt, collection, samples)
+    rows += of_crops(seen, prompt, collection, clusters, samples)
     return rows + _of_groups(seen, prompt, collection, samples)
 
 
@@ -98,83 +100,95 @@ def _agree(fills: str) -> bool:
     return not any(part.split()[-1].startswith("−") for part in fills.split(", ") if part)
 
 
-def _of_regions(seen: Seen, prompt: int, samples: int) -> list[Row]:
-    rows = []
+def _of_regions(seen: Seen, prompt: int, collection: Collection, samples: int) -> list[Row]:
+    rows, of = [], _units(seen, collection)
     for name, region in seen.regions.items():
         effect = region.control - region.cover  # (n, F, Q): what the region gives beyond its like
         whole = np.isfinite(effect).all((1, 2))
         photos, effect = region.photos[whole], effect[whole]
         fills = _fills(effect[..., prompt].mean(0), seen.asked.fills)
-        rows.append(_row(seen, prompt, name, "region", photos, effect.mean(1), samples, fills))
+        rows.append(_row(seen, prompt, name, "region", of[photos], effect.mean(1), samples, fills))
     return rows
 
 
-def of_crops(seen: Seen, prompt: int, clusters: Sequence[Cluster], samples: int) -> list[Row]:
+def of_crops(
+    seen: Seen, prompt: int, collection: Collection, clusters: Sequence[Cluster], samples: int
+) -> list[Row]:
     """Crops that recur as suspects of one prompt, not yet corrected."""
-    rows = []
+    rows, of = [], _units(seen, collection)
     for cluster in clusters:
         own = seen.scores[seen.mapped, None]
         each = [own - seen.cover[:, f] for f in range(len(seen.asked.fills))]
         effect = np.stack([seen.beyond(cluster.photos, cluster.windows, drop) for drop in each], 1)
         fills = _fills(effect[..., prompt].mean(0), seen.asked.fills)
-        rows.append(_row(seen, prompt, cluster.name, "crops", cluster.photos, effect.mean(1),
+        rows.append(_row(seen, prompt, cluster.name, "crops", of[cluster.photos], effect.mean(1),
                          samples, fills, words=", ".join(cluster.words)))  # fmt: skip
     return rows
 
 
+def _units(seen: Seen, collection: Collection) -> Array:
+    """What each mapped photo is drawn with."""
+    return units(collection.groups.iloc[seen.rows[seen.mapped]])
+
+
 def _row(
-    seen: Seen, prompt: int, name: str, kind: str, photos: Array, effect: Array, samples: int,
+    seen: Seen, prompt: int, name: str, kind: str, of: Array, effect: Array, samples: int,
     fills: str, words: str = "",
 ) -> Row:  # fmt: skip
-    """A suspect that can be covered; effect: (n, Q) beyond its like, for every prompt."""
-    tested = _tested(effect[:, prompt], samples)
+    """A suspect that can be covered; of: (n,) units; effect: (n, Q) beyond its like, by prompt."""
+    found = _tested(effect[:, prompt], of, samples)
     words_p = _among(effect.mean(0), prompt, seen.controls) if len(effect) else np.nan
-    return _joined(seen, prompt, name, kind, len(photos), tested, words_p, fills, words)
+    return _joined(seen, prompt, name, kind, found, words_p, fills, words)
 
 
 def _of_groups(seen: Seen, prompt: int, collection: Collection, samples: int) -> list[Row]:
     """Groups as suspects: the score in a group less that of the other photos, beyond the controls'.
 
-    A score that is higher on *all* photos of a group for all words is no suspect.
+    A score that is higher on *all* photos of a group for all words is no suspect. Within pairs
+    where photos come in pairs, as in the table of groups.
     """
     rows = []
     words = seen.scores[:, seen.controls]
     own = seen.scores[:, prompt] - (words.mean(1) if words.size else 0)
+    table = collection.groups.iloc[seen.rows].reset_index(drop=True)
     for column in collection.columns:
-        values = as_text(collection.groups[column].iloc[seen.rows])
-        for group, other, inside, outside in sides(values):
-            few = int(min(inside.sum(), outside.sum()))
-            found = difference(own[:, None], inside, outside, samples=samples)
-            tested = {"effect": found["difference"][0], "low": found["low"][0],
-                      "high": found["high"][0], "p": found["p"][0]}  # fmt: skip
-            gaps = seen.scores[inside].mean(0) - seen.scores[outside].mean(0)
+        for group, other, inside, outside in sides(as_text(table[column])):
+            pairs = matched(table, inside, outside)
+            found = tested(own, inside, outside, pairs, table, samples)
+            found["photos"] = min(found["photos"], found["other photos"])
+            a, b = (inside, outside) if pairs is None else pairs.T
+            gaps = seen.scores[a].mean(0) - seen.scores[b].mean(0)
             name = f"{column} = {group}"
-            if tested["high"] < 0 and other != "the rest":  # of two groups, the one that raises
-                tested = {"effect": -tested["effect"], "low": -tested["high"],
-                          "high": -tested["low"], "p": tested["p"]}  # fmt: skip
+            if found["high"] < 0 and other != "the rest":  # of two groups, the one that raises
+                low, high = -found["high"], -found["low"]
+                found |= {"difference": -found["difference"], "low": low, "high": high}
                 name, gaps = f"{column} = {other}", -gaps
+            found["effect"] = found["difference"]
             words_p = _among(gaps, prompt, seen.controls)
-            rows.append(_joined(seen, prompt, name, "group", few, tested, words_p, "", ""))
+            rows.append(_joined(seen, prompt, name, "group", found, words_p, "", ""))
     return rows
 
 
 def _joined(
-    seen: Seen, prompt: int, name: str, kind: str, photos: int, tested: Row, words_p: float,
-    fills: str, words: str,
+    seen: Seen, prompt: int, name: str, kind: str, found: Row, words_p: float, fills: str,
+    words: str,
 ) -> Row:  # fmt: skip
-    larger = np.nanmax([tested["p"], words_p]) if np.isfinite(tested["p"]) else np.nan
+    larger = np.nanmax([found["p"], words_p]) if np.isfinite(found["p"]) else np.nan
     return {
-        "prompt": seen.prompts[prompt], "suspect": name, "kind": kind, "photos": photos,
-        **{key: tested[key] for key in ("effect", "low", "high")}, "p photos": tested["p"],
-        "p words": words_p, "p": float(larger), "fills": fills, "words": words,
+        "prompt": seen.prompts[prompt], "suspect": name, "kind": kind,
+        **{key: found[key] for key in ("photos", "effect", "low", "high")},
+        "p photos": found["p"], "p words": words_p, "p": float(larger), "fills": fills,
+        "words": words,
     }  # fmt: skip
 
 
 def _among(effects: Array, prompt: int, controls: Array) -> float:
-    """How rarely a control word has an effect as far above the others' mean; NaN without controls.
+    """How rarely a word has an effect as far above the controls' mean; NaN without controls.
 
-    effects: (Q,) of each prompt. Student's t for a new observation, since the controls are few;
-    twice the upper tail, since of two groups the data say which one is meant to raise the score.
+    effects: (Q,) of each prompt. For a new observation, by a Student's t of TAIL degrees of freedom
+    and the controls' variance: words differ much more than a normal distribution allows, and they
+    are too few for ranks (`python tests/bench/words.py` measures its level on real words). Twice
+    the upper tail, since of two groups the data say which one is meant to raise the score.
     """
     others = effects[controls]
     if len(others) < ENOUGH:
@@ -183,18 +197,21 @@ def _among(effects: Array, prompt: int, controls: Array) -> float:
     if sigma == 0:
         return 1.0
     z = float(effects[prompt] - others.mean()) / sigma
-    return float(min(1.0, 2 * stats.t.sf(z, len(others) - 1)))
+    return float(min(1.0, 2 * stats.t.sf(z * np.sqrt(TAIL / (TAIL - 2)), TAIL)))
 
 
-def _tested(values: Array, samples: int) -> Row:
-    """Mean of one number a photo, its interval and its p-value; NaN below two photos."""
-    if len(values) < 2:
+def _tested(values: Array, of: Array, samples: int) -> Row:
+    """Mean of one number a photo, its interval and its p-value; NaN below two photos.
+
+    of: (n,) the unit of each photo; photos: how many units there are.
+    """
+    count = len(set(of.tolist()))
+    if count < 2:
         mean = float(values.mean()) if len(values) else np.nan
-        return {"effect": mean, "low": np.nan, "high": np.nan, "p": np.nan}
-    found = paired_difference(
-        values, np.zeros_like(values), np.arange(len(values)), samples=samples
-    )
-    return {"effect": found["difference"], **{key: found[key] for key in ("low", "high", "p")}}
+        return {"photos": count, "effect": mean, "low": np.nan, "high": np.nan, "p": np.nan}
+    found = paired_difference(values, np.zeros_like(values), of, samples=samples)
+    return {"photos": count, "effect": found["difference"],
+            **{key: found[key] for key in ("low", "high", "p")}}  # fmt: skip
 
 
 def _fills(effects: Array, fills: Sequence[str]) -> str:

@@ -131,9 +131,9 @@ def compare(
     found = []
     for column in collection.columns:
         for group, other, inside, outside in sides(as_text(table[column])):
-            pairs = _pairs(table, inside, outside)
+            pairs = matched(table, inside, outside)
             for key, values in taken.items():
-                row = _compared(values, inside, outside, pairs, table, samples)
+                row = tested(values, inside, outside, pairs, table, samples)
                 found.append({"prompt": key[0], "measure": key[1], "column": column,
                               "group": group, "other": other, **row})  # fmt: skip
     frame = pd.DataFrame(found, columns=[c for c in GROUPS if c not in
@@ -160,7 +160,7 @@ def correct(frame: pd.DataFrame, photos: pd.Series, name: str) -> int:
     return int(tested.sum())
 
 
-def _pairs(table: pd.DataFrame, inside: Array, outside: Array) -> Array | None:
+def matched(table: pd.DataFrame, inside: Array, outside: Array) -> Array | None:
     """Positions (pairs, 2) of the matched photos, one of each group; None where there are none."""
     if PAIR not in table:
         return None
@@ -171,10 +171,14 @@ def _pairs(table: pd.DataFrame, inside: Array, outside: Array) -> Array | None:
     return np.array(both) if both else None
 
 
-def _compared(
+def tested(
     values: Array, inside: Array, outside: Array, pairs: Array | None, table: pd.DataFrame,
     samples: int,
 ) -> dict[str, Any]:  # fmt: skip
+    """One number a photo, between two groups: photos counted, difference, low, high, p, d, paired.
+
+    pairs: as of `matched`; without, photos of one unit are averaged first.
+    """
     there = np.isfinite(values)
     if pairs is not None:
         both = pairs[there[pairs].all(1)]
@@ -190,22 +194,31 @@ def _compared(
     count = {"photos": int(inside.sum()), "other photos": int(outside.sum()), "paired": False}
     if min(inside.sum(), outside.sum()) < 2:
         return count | _nothing()
-    tested = difference(values[:, None], inside, outside, samples=samples)
-    return count | {key: float(value[0]) for key, value in tested.items()}
+    single = difference(values[:, None], inside, outside, samples=samples)
+    return count | {key: float(value[0]) for key, value in single.items()}
 
 
 def _nothing() -> dict[str, float]:
     return dict.fromkeys(("difference", "low", "high", "p", "d"), np.nan)
 
 
+def units(table: pd.DataFrame) -> Array:
+    """What each photo is drawn with: its unit, or its pair, or itself: (N,) text."""
+    alone = np.array([f"photo {i}" for i in range(len(table))], dtype=object)
+    column = next((c for c in (UNIT, PAIR) if c in table), None)
+    if column is None:
+        return alone
+    named = as_text(table[column])
+    return np.where(named == "", alone, named)
+
+
 def _by_unit(
     values: Array, inside: Array, outside: Array, table: pd.DataFrame
 ) -> tuple[Array, Array, Array]:
     """Photos of one unit (a person, a place) in one group become their mean: they are no sample."""
-    if UNIT not in table:
+    unit = units(table)
+    if len(set(unit)) == len(unit):
         return values, inside, outside
-    named = as_text(table[UNIT])
-    unit = np.where(named == "", [f"photo {i}" for i in range(len(named))], named)
     frame = pd.DataFrame({"unit": unit, "in": inside, "value": values})[inside | outside]
     mean = frame.groupby(["unit", "in"], sort=True)["value"].mean().reset_index()
     return mean["value"].to_numpy(), mean["in"].to_numpy(bool), ~mean["in"].to_numpy(bool)
@@ -226,6 +239,8 @@ def skews(seen: Seen, collection: Collection, *, samples: int = 500) -> pd.DataF
     for column in collection.columns:
         values = as_text(collection.groups[column].iloc[seen.rows])
         names = sorted({v for v in values.tolist() if v})
+        if not names:
+            continue
         of = np.stack([values == name for name in names], 1).astype(float)
         for p, prompt in enumerate(seen.prompts):
             all_ = np.array([_skew(of[d], seen.scores[d, p], k) for d in drawn])

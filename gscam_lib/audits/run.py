@@ -24,7 +24,7 @@ from gscam_lib.audits.copies import FILLS, WINDOWS
 from gscam_lib.audits.cost import cost
 from gscam_lib.audits.crops import Cluster, clusters
 from gscam_lib.audits.looking import BYTES, Asked, look
-from gscam_lib.audits.photos import Collection, Item, Photos, Table, collect
+from gscam_lib.audits.photos import Collection, Item, Photos, Table, as_text, collect
 from gscam_lib.audits.seen import Seen, read
 from gscam_lib.evaluation.rows import Rows
 from gscam_lib.evaluation.runner import identity
@@ -189,6 +189,11 @@ def audit(
     )  # fmt: skip
     seen, run = measure(model, collection.items, asked, out, retry=retry, progress=progress)
     notes += [f"{name}: {error}" for name, error in seen.failed.items()]
+    notes += [
+        f"Column “{column}” has fewer than two groups, so nothing is compared in it."
+        for column in collection.columns
+        if next(between.sides(as_text(collection.groups[column])), None) is None
+    ]
     if not seen.names:
         raise ValueError(f"No photo could be measured; the first failed with: {notes[-1]}")
     words = _words(model, vocabulary)[:NAMED]
@@ -206,8 +211,8 @@ def conclude(
         for p, prompt in enumerate(seen.prompts)
     }
     taken = between.measures(seen)
-    many = sum(1 for c in collection.columns for _ in between.sides(
-        np.asarray(collection.groups[c].map(str))))  # fmt: skip
+    columns = [as_text(collection.groups[c]) for c in collection.columns]
+    many = sum(1 for values in columns for _ in between.sides(values))
     samples = int(np.clip(60 * max(len(taken) * many, 40), FEW, MANY))
     rows = [
         row
@@ -217,7 +222,7 @@ def conclude(
     return Audit(
         model.name, collection, seen, tests.decide(rows),
         between.compare(taken, collection, seen.rows, samples=samples),
-        tests.evidence(seen), between.skews(seen, collection),
+        tests.evidence(seen, collection), between.skews(seen, collection),
         between.power(collection, max(1, len(taken) * many)), found, list(notes), run,
     )  # fmt: skip
 

@@ -225,7 +225,7 @@ def judge(
     yield about | {"way": NAMED, "right": any(hit), "wrong": sum(miss), "asked": len(cues)}
     for m, method in enumerate(seen.asked.methods):
         found = clusters(one, 0, m)
-        rows = tests.decide(tests.of_crops(one, 0, found, SAMPLES))
+        rows = tests.decide(tests.of_crops(one, 0, collection, found, SAMPLES))
         kinds = [_what(cluster, shown, world) for cluster in found]
         sure = list(zip(rows["found"], kinds, strict=True))
         yield about | {
