@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from gscam_lib.evaluation import statistics as st
 
@@ -55,6 +56,8 @@ def test_wilcoxon_and_holm(rng):
     assert st.paired_difference(b, b, np.arange(60))["wilcoxon"] == 1
     np.testing.assert_allclose(st.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(st.holm([0.9, 0.8]), [1, 1])
+    several = rng.random(30) ** 3
+    np.testing.assert_allclose(st.holm(several), multipletests(several, method="holm")[1])
 
 
 def test_macro_mean_weighs_classes_alike(rng):

@@ -22,12 +22,11 @@ from gscam_lib.audits.groups import correct, matched, sides, tested, units
 from gscam_lib.audits.photos import Collection, as_text
 from gscam_lib.audits.seen import Seen
 from gscam_lib.evaluation.statistics import paired_difference
-from gscam_lib.figures.decision import ENOUGH
+from gscam_lib.figures.decision import ENOUGH, LEVEL
 
 Array = np.ndarray[Any, Any]
 Row = dict[str, Any]
 SAMPLES = 4999
-TAIL = 4  # degrees of freedom: what a suspect does to words has tails so heavy
 SUSPECTS = ("prompt", "suspect", "kind", "photos", "effect", "low", "high", "p photos", "p words",
             "p", "p (Holm)", "found", "fills", "words")  # fmt: skip
 EVIDENCE = ("prompt", "method", "what", "photos", "effect", "low", "high", "p", "p (Holm)",
@@ -137,7 +136,7 @@ def _row(
 ) -> Row:  # fmt: skip
     """A suspect that can be covered; of: (n,) units; effect: (n, Q) beyond its like, by prompt."""
     found = _tested(effect[:, prompt], of, samples)
-    words_p = _among(effect.mean(0), prompt, seen.controls) if len(effect) else np.nan
+    words_p = among(effect.mean(0), prompt, seen.controls) if len(effect) else np.nan
     return _joined(seen, prompt, name, kind, found, words_p, fills, words)
 
 
@@ -164,7 +163,7 @@ def _of_groups(seen: Seen, prompt: int, collection: Collection, samples: int) ->
                 found |= {"difference": -found["difference"], "low": low, "high": high}
                 name, gaps = f"{column} = {other}", -gaps
             found["effect"] = found["difference"]
-            words_p = _among(gaps, prompt, seen.controls)
+            words_p = among(gaps, prompt, seen.controls)
             rows.append(_joined(seen, prompt, name, "group", found, words_p, "", ""))
     return rows
 
@@ -182,13 +181,12 @@ def _joined(
     }  # fmt: skip
 
 
-def _among(effects: Array, prompt: int, controls: Array) -> float:
-    """How rarely a word has an effect as far above the controls' mean; NaN without controls.
+def among(effects: Array, prompt: int, controls: Array) -> float:
+    """How rarely a control word has an effect as far above the others' mean; NaN without controls.
 
-    effects: (Q,) of each prompt. For a new observation, by a Student's t of TAIL degrees of freedom
-    and the controls' variance: words differ much more than a normal distribution allows, and they
-    are too few for ranks (`python tests/bench/words.py` measures its level on real words). Twice
-    the upper tail, since of two groups the data say which one is meant to raise the score.
+    effects: (Q,) of each prompt. Student's t for a new observation, since the controls are few;
+    twice the upper tail, since of two groups the data say which one is meant to raise the score.
+    What it takes for unlike is measured by `python tests/bench/words.py`.
     """
     others = effects[controls]
     if len(others) < ENOUGH:
@@ -197,7 +195,15 @@ def _among(effects: Array, prompt: int, controls: Array) -> float:
     if sigma == 0:
         return 1.0
     z = float(effects[prompt] - others.mean()) / sigma
-    return float(min(1.0, 2 * stats.t.sf(z * np.sqrt(TAIL / (TAIL - 2)), TAIL)))
+    return float(min(1.0, 2 * stats.t.sf(z, len(others) - 1)))
+
+
+def needed(tests: int, controls: int) -> float:
+    """How far above the controls a word must stand to be found among so many tests, in deviations.
+
+    Of what a suspect does to the controls; for the first of Holm's steps.
+    """
+    return float(stats.t.isf(LEVEL / tests / 2, controls - 1) * np.sqrt(1 + 1 / controls))
 
 
 def _tested(values: Array, of: Array, samples: int) -> Row:

@@ -10,7 +10,7 @@ are words' own vectors; and four shortcuts are real: those that the bundled mode
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from tqdm.auto import tqdm
 from gscam_lib.audits import evidence as tests
 from gscam_lib.audits.copies import window_masks
 from gscam_lib.audits.crops import Cluster, clusters
-from gscam_lib.audits.looking import Asked
+from gscam_lib.audits.looking import Asked, scores_of
 from gscam_lib.audits.photos import Collection, Item
 from gscam_lib.audits.regions import Region
 from gscam_lib.audits.run import measure
 from gscam_lib.audits.seen import Seen
+from gscam_lib.figures.decision import LEVEL
 from gscam_lib.model.prompts import Prompt, Target
 from gscam_lib.scenes import NAMES as WORDS
 from gscam_lib.scenes.shortcuts import (
@@ -186,9 +187,11 @@ def benchmark(
         [w.prompt for w in asked], _words()[::2], methods, ["mean"], frozenset(), first
     )
     seen, _ = measure(model, collection.items, question, out, progress=progress)
+    fresh = scores_of(model, question.all, torch.from_numpy(embedded))
     rows = []
     for i, world in enumerate(tqdm(asked, desc="worlds", disable=not progress)):
-        rows += list(judge(seen, i, world, shown, collection))
+        real = borne_out(fresh[:, [i, *seen.controls]], planting)
+        rows += list(judge(seen, i, world, shown, collection, real))
     return pd.DataFrame(rows).assign(model=model.name)
 
 
@@ -207,42 +210,68 @@ def _region(mask: Array) -> Region:
     return Region(lambda photo: mask, hashlib.sha256(mask.tobytes()).hexdigest())
 
 
+def borne_out(scores: Array, scenes: Sequence[Shortcut]) -> set[str]:
+    """Cues, and grounds, that on these scenes raise the first score more than the others (p < .05).
+
+    scores: (scenes, Q), of a prompt and the control words. "no …": its absence does.
+    """
+    there = {kind: np.array([scene.cues[kind] for scene in scenes]) for kind in KINDS}
+    there["other"] = ~(there["court"] | there["sea"])
+    controls, found = np.arange(1, scores.shape[1]), set()
+    for cue, has in there.items():
+        gaps = scores[has].mean(0) - scores[~has].mean(0)
+        for name, effects in ((cue, gaps), (f"no {cue}", -gaps)):
+            if tests.among(effects, 0, controls) < LEVEL:
+                found.add(name)
+    return found
+
+
 def judge(
-    seen: Seen, i: int, world: World, shown: Sequence[Shortcut], collection: Collection
+    seen: Seen, i: int, world: World, shown: Sequence[Shortcut], collection: Collection,
+    real: Set[str],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """What the lab says of one world: named suspects, then those that each method's maps suggest.
 
     right: the planted cue is found; wrong: how many other suspects are (crops of the thing itself
-    count for neither); asked: how many were tested. Each way is corrected for its own suspects.
+    count for neither); real: how many of these are borne out on other scenes, see `borne_out`;
+    asked: how many were tested. Each way is corrected for its own suspects.
     """
     one = _of(seen, i)
     about = {"kind": world.kind, "strength": world.strength, "name": world.name,
-             "trained": world.trained, "pull": _pull(one, world, shown)}  # fmt: skip
+             "trained": world.trained, "controls": len(one.controls),
+             **_pull(one, world, shown)}  # fmt: skip
     named = tests.decide(tests.suspects(one, 0, collection, samples=SAMPLES))
     cues = [_cue(row["suspect"], row["kind"]) for row in named.to_dict("records")]
-    hit = [found and cue == world.kind for found, cue in zip(named["found"], cues, strict=True)]
-    miss = [f and c != world.kind for f, c in zip(named["found"], cues, strict=True)]
-    yield about | {"way": NAMED, "right": any(hit), "wrong": sum(miss), "asked": len(cues)}
+    said = [cue for found, cue in zip(named["found"], cues, strict=True) if found]
+    others = [cue for cue in said if cue != world.kind]
+    yield about | {
+        "way": NAMED, "right": world.kind in said, "wrong": len(others), "asked": len(cues),
+        "real": sum(cue in real for cue in others),
+    }  # fmt: skip
     for m, method in enumerate(seen.asked.methods):
         found = clusters(one, 0, m)
         rows = tests.decide(tests.of_crops(one, 0, collection, found, SAMPLES))
-        kinds = [_what(cluster, shown, world) for cluster in found]
-        sure = list(zip(rows["found"], kinds, strict=True))
+        sure = [_what(c, shown, world) for c, yes in zip(found, rows["found"], strict=True) if yes]
+        strange = [of for of in sure if world.kind not in of and "thing" not in of]
         yield about | {
-            "way": method,
-            "right": any(f and world.kind and world.kind in of for f, of in sure),
-            "wrong": sum(f and world.kind not in of and "thing" not in of for f, of in sure),
-            "asked": len(found),
-        }
+            "way": method, "right": any(world.kind in of for of in sure), "wrong": len(strange),
+            "asked": len(found), "real": sum(bool(of & real) for of in strange),
+        }  # fmt: skip
 
 
-def _pull(one: Seen, world: World, shown: Sequence[Shortcut]) -> float:
-    """What the cue adds to the name's score on the audited scenes without the name's thing."""
+def _pull(one: Seen, world: World, shown: Sequence[Shortcut]) -> dict[str, float]:
+    """What the cue adds on the audited scenes without the name's thing.
+
+    pull: to the name's score; others, spread: to those of the control words, mean and deviation.
+    """
     if not world.kind:
-        return 0.0
+        return dict.fromkeys(("pull", "others", "spread"), 0.0)
     absent = np.array([scene.name != world.name for scene in shown])
-    cue = np.array([scene.cues[world.kind] for scene in shown])
-    return _gap(one.scores[absent, 0], cue[absent])
+    cue = np.array([scene.cues[world.kind] for scene in shown])[absent]
+    scores = one.scores[absent]
+    own, *others = scores[cue].mean(0) - scores[~cue].mean(0)
+    return {"pull": float(own), "others": float(np.mean(others)),
+            "spread": float(np.std(others, ddof=1))}  # fmt: skip
 
 
 def _of(seen: Seen, i: int) -> Seen:

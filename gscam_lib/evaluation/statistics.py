@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import sparse, stats
-from statsmodels.stats.multitest import multipletests
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Interval: TypeAlias = tuple[float, float]
@@ -169,9 +168,14 @@ def paired_difference(
 def holm(p: Sequence[float] | Array) -> Array:
     """Holm's correction: p-values (n,) of n tests made together, none above 1.
 
-    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979 (statsmodels).
+    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979. Not statsmodels', which
+    collects garbage each time: with a model in memory, half a second a call.
     """
-    return np.asarray(multipletests(np.asarray(p, float), method="holm")[1])
+    values = np.asarray(p, float)
+    order = np.argsort(values, kind="stable")
+    found = np.empty_like(values)
+    found[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    return np.asarray(np.minimum(found, 1.0))
 
 
 def _numbered(groups: Array) -> tuple[Array, int]:

@@ -68,8 +68,8 @@ def bias_lab(
     """The bias lab with widgets: pick photos, prompts and groups, and watch the audit fill.
 
     model: a Model or a name for `load_model` (None: the default model); photos, prompts, groups:
-    as `gs.audit` takes them, to begin with; how: its further arguments, and out. Its `.wait()`
-    gives the Audit, `.last_error` what went wrong.
+    as `gs.audit` takes them, to begin with; how: its further arguments, out, and the language of
+    the widgets (en, de, es). Its `.wait()` gives the Audit, `.last_error` what went wrong.
     """
     from gscam_lib.explorer.lab import BiasLab
     from gscam_lib.trace.model import load_model

@@ -13,6 +13,7 @@ import ipywidgets as widgets
 from gscam_lib.audits.photos import Photos, Table
 from gscam_lib.audits.report import found as sentences
 from gscam_lib.audits.run import Audit, audit
+from gscam_lib.explorer.controls import texts
 from gscam_lib.trace import Model
 
 SHOWN = 12  # sentences below the bar; the report has all
@@ -24,25 +25,24 @@ class BiasLab(widgets.VBox):  # type: ignore[misc]
 
     model: a Model; photos, prompts, groups: what stands in the widgets at first, or, where it is no
     path, what is taken while the widget is left empty; out: the folder that keeps what was measured
-    and takes the report; how: further arguments of `gs.audit`.
+    and takes the report; language: of the widgets, a file of `texts`, and reports are in English;
+    how: further arguments of `gs.audit`.
     """
 
     def __init__(
         self, model: Model, photos: Photos = "", prompts: Sequence[str] = (),
-        groups: Table | None = None, *, out: Path | str = "audit", **how: Any,
+        groups: Table | None = None, *, out: Path | str = "audit", language: str = "en", **how: Any,
     ) -> None:  # fmt: skip
+        self.says = texts(language)["lab"]
         self.model, self.how, self.out = model, how, Path(out)
         self.value: Audit | None = None
         self.last_error: Exception | None = None
         self._given: dict[str, Any] = {"photos": photos, "groups": groups}
         self._thread: threading.Thread | None = None
-        self.photos = self._path("Photos", photos, "a folder, a table, or a COCO JSON")
-        self.prompts = widgets.Text(
-            value="; ".join(prompts), description="Prompts", placeholder="a dog; a cat",
-            layout=WIDE,
-        )  # fmt: skip
-        self.groups = self._path("Groups", groups, "a CSV with a column file; or nothing")
-        self.button = widgets.Button(description="Audit", button_style="primary")
+        self.photos = self._path("photos", photos)
+        self.prompts = self._text("prompts", "; ".join(prompts), self.says["prompts_hint"])
+        self.groups = self._path("groups", groups)
+        self.button = widgets.Button(description=self.says["audit"], button_style="primary")
         self.bar = widgets.IntProgress(value=0, max=1, layout=widgets.Layout(width="60%"))
         self.said = widgets.HTML()
         self.button.on_click(lambda _: self.start())
@@ -51,11 +51,14 @@ class BiasLab(widgets.VBox):  # type: ignore[misc]
              self.said]
         )  # fmt: skip
 
-    def _path(self, name: str, given: Any, hint: str) -> widgets.Text:
-        path = isinstance(given, str | Path)
-        holder = hint if given is None or path else f"what was given ({len(given)}), or {hint}"
-        text = str(given) if path else ""
-        return widgets.Text(value=text, description=name, placeholder=holder, layout=WIDE)
+    def _path(self, name: str, given: Any) -> widgets.Text:
+        path, hint = isinstance(given, str | Path), self.says[f"{name}_hint"]
+        if given is not None and not path:
+            hint = self.says["given"].format(count=len(given), hint=hint)
+        return self._text(name, str(given) if path else "", hint)
+
+    def _text(self, name: str, value: str, hint: str) -> widgets.Text:
+        return widgets.Text(value=value, description=self.says[name], placeholder=hint, layout=WIDE)
 
     def start(self) -> None:
         """Begin, unless an audit is under way; the page stays usable meanwhile."""
@@ -70,7 +73,9 @@ class BiasLab(widgets.VBox):  # type: ignore[misc]
         if self._thread is not None:
             self._thread.join()
         if self.value is None:
-            raise self.last_error or ValueError("There is no audit yet; press Audit.")
+            raise self.last_error or ValueError(
+                self.says["none_yet"].format(audit=self.says["audit"])
+            )
         return self.value
 
     def _work(self) -> None:
@@ -98,12 +103,13 @@ class BiasLab(widgets.VBox):  # type: ignore[misc]
 
     def _tell(self, done: int, total: int) -> None:
         self.bar.max, self.bar.value = total, done
-        self.said.value = f"<p>{done} of {total} photos. What is done is kept.</p>"
+        said = self.says["measured" if done == total else "progress"]
+        self.said.value = f"<p>{said.format(done=done, total=total)}</p>"
 
     def _summary(self, found: Audit) -> str:
         lines = sentences(found)
         items = "".join(f"<li>{html.escape(line)}</li>" for line in lines[:SHOWN])
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in found.notes)
-        more = f"<p>{len(lines) - SHOWN} more in the report.</p>" if len(lines) > SHOWN else ""
-        nothing = "" if lines else "<p>Nothing is decided.</p>"
-        return f"<ul>{notes}{items}</ul>{nothing}{more}"
+        more = self.says["more"].format(count=len(lines) - SHOWN) if len(lines) > SHOWN else ""
+        nothing = "" if lines else self.says["nothing"]
+        return f"<ul>{notes}{items}</ul><p>{nothing or more}</p>"
