@@ -279,20 +279,31 @@ def detectable(n: int, m: int, tests: int = 1, paired: bool = False) -> float:
 def power(collection: Collection, tests: int) -> pd.DataFrame:
     """What the groups can show, before anything is measured: a row for each comparison.
 
-    tests: comparisons in all. Columns: column, group, other, photos, other photos, detectable d,
-    and the photos a group that a small, medium and large d would take.
+    tests: comparisons in all. Columns: column, group, other, photos, other photos (pairs, where
+    photos come in pairs), paired, detectable d, and the photos (pairs) a group that a small, medium
+    and large d would take.
     """
-    rows = []
+    table, rows = collection.groups.reset_index(drop=True), []
     for column in collection.columns:
-        for group, other, inside, outside in sides(as_text(collection.groups[column])):
-            n, m = int(inside.sum()), int(outside.sum())
-            need = {f"photos for a {name} d ({d})": _needed(d, tests) for name, d in SIZES.items()}
+        for group, other, inside, outside in sides(as_text(table[column])):
+            pairs = matched(table, inside, outside)
+            one = np.ones(len(table))
+            if pairs is None:
+                _, *both = _by_unit(one, inside, outside, table)
+                n, m = (int(side.sum()) for side in both)
+            else:
+                n = m = len(pairs)
+            paired = pairs is not None
+            need = {
+                f"photos for a {name} d ({d})": _needed(d, tests, paired)
+                for name, d in SIZES.items()
+            }
             about = {"column": column, "group": group, "other": other, "photos": n,
-                     "other photos": m}  # fmt: skip
-            rows.append({**about, "detectable d": detectable(n, m, tests), **need})
+                     "other photos": m, "paired": paired}  # fmt: skip
+            rows.append({**about, "detectable d": detectable(n, m, tests, paired), **need})
     return pd.DataFrame(rows)
 
 
-def _needed(d: float, tests: int) -> int:
-    found = TTestIndPower().solve_power(effect_size=d, alpha=LEVEL / tests, power=POWER)
-    return int(np.ceil(found))
+def _needed(d: float, tests: int, paired: bool) -> int:
+    kind = TTestPower if paired else TTestIndPower
+    return int(np.ceil(kind().solve_power(effect_size=d, alpha=LEVEL / tests, power=POWER)))

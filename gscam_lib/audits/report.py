@@ -207,7 +207,8 @@ def _parts(audit: Audit, drawn: Mapping[str, tuple[str, str]]) -> list[dict[str,
         "stability": ("How stable are the maps?", "Correlation with maps of the photo moved a "
                       "little (want near 1), of random channels and another prompt (want less)."),
         "power": ("What so many photos can show", "Computed before anything was measured: the "
-                  "smallest d that is decided in four cases of five, and photos a group needed."),
+                  "smallest d that is decided in four cases of five, and photos a group, or pairs, "
+                  "needed."),
     }  # fmt: skip
     parts = []
     for name, (title, text) in texts.items():
