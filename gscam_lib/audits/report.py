@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gscam_lib.audits.run import Audit
 
 MANY = 60  # rows of a table in the page; the CSV has all
-HIDDEN = {"photo", "fills"}
+HIDDEN = {"photo", "fills", "words", "p"}  # what other columns say, too
 LABEL = 46  # letters of a label in a chart
 
 
@@ -72,6 +72,7 @@ def contents(audit: Audit, photos: bool, blur_faces: bool) -> dict[str, Any]:
         "faces": _faces(gallery, blur_faces) if gallery else "",
         "methods": methods(audit),
         "again": again(audit),
+        "settings": settings(audit),
         "versions": environment(),
     }
 
@@ -83,9 +84,11 @@ def about(audit: Audit) -> str:
     regions = f"; regions: {', '.join(seen.regions)}" if seen.regions else ""
     method = method_title(seen.asked.methods[0])
     weights = audit.run["model"]["weights"]
+    few = len(seen.mapped) < len(seen.names)
+    mapped = f" ({len(seen.mapped)} of them mapped and covered)" if few else ""
     return (
-        f"{len(seen.names)} photos, {len(seen.prompts)} prompts; groups: {columns}{regions}. "
-        f"Model: {audit.model}, weights {weights}. Maps: {method}."
+        f"{len(seen.names)} photos{mapped}, {len(seen.prompts)} prompts; groups: "
+        f"{columns}{regions}. Model: {audit.model}, weights {weights}. Maps: {method}."
     )
 
 
@@ -160,13 +163,24 @@ def methods(audit: Audit) -> list[str]:
 
 def again(audit: Audit) -> str:
     """Python that runs the audit again, as far as it is written down."""
-    asked = audit.run["audit"]
+    asked, seen = audit.run["audit"], audit.seen
+    maps = f"maps={len(seen.mapped)}, " if len(seen.mapped) < len(seen.names) else ""
     return (
         "import gscam_lib as gs\n\n"
         f"a = gs.audit({audit.model!r}, PHOTOS, {audit.seen.prompts!r}, GROUPS,\n"
-        f"             method={asked['methods'][0]!r}, fills={asked['fills']!r}, out=FOLDER)\n"
-        "a.report('report.html')\n\n" + json.dumps(audit.run, indent=1, ensure_ascii=False)
+        f"             method={asked['methods'][0]!r}, fills={asked['fills']!r}, "
+        f"{maps}out=FOLDER)\n"
+        "a.report('report.html')"
     )
+
+
+def settings(audit: Audit) -> str:
+    """All that rows of the audit share, one thing a line."""
+    lines = [f"library: {audit.run['library']}"]
+    for part in ("model", "audit"):
+        lines += [f"{key}: {json.dumps(value, ensure_ascii=False)}"
+                  for key, value in audit.run[part].items()]  # fmt: skip
+    return "\n".join(lines)
 
 
 def _faces(gallery: Gallery, blur: bool) -> str:
@@ -308,7 +322,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         frame = pd.DataFrame([r["cells"] for r in part["rows"]], columns=part["columns"])
         table = frame.map(_plain).to_markdown(index=False, disable_numparse=True)
         lines += [f"## {part['title']}", part["text"], table]
-    lines += ["## Methods", *content["methods"], f"```\n{content['again']}\n```"]
+    code = f"```\n{content['again']}\n\n{content['settings']}\n```"
+    lines += ["## Methods", *content["methods"], code]
     return "\n\n".join(lines) + "\n"
 
 

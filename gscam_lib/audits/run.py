@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
     }
 )
 """One row for each photo; what depends on groups is made from rows, so groups may change."""
-WORDS, NAMED = 40, 300  # control words; words of the vocabulary that clusters are named from
+WORDS, NAMED = 40, 300  # control words; words that clusters are named from, with large models
 FEW, MANY = 4999, 50_000  # samples of a test: more where many tests are corrected together
 
 
@@ -93,11 +93,12 @@ class Audit:
     def _shares(self, cluster: Cluster) -> dict[str, float]:
         has = np.isin(np.arange(len(self.seen.mapped)), cluster.photos)
         table = self.collection.groups.iloc[self.seen.rows[self.seen.mapped]]
-        return {
-            f"{column} = {value}": float(has[(table[column] == value).to_numpy()].mean())
-            for column in self.collection.columns
-            for value in sorted(table[column].dropna().unique(), key=str)
-        }
+        found = {}
+        for column in self.collection.columns:
+            values = as_text(table[column])
+            for value in sorted(set(values) - {""}):
+                found[f"{column} = {value}"] = float(has[values == value].mean())
+        return found
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -196,7 +197,9 @@ def audit(
     ]
     if not seen.names:
         raise ValueError(f"No photo could be measured; the first failed with: {notes[-1]}")
-    words = _words(model, vocabulary)[:NAMED]
+    words = _words(model, vocabulary)
+    if vocabulary is None and not model.bundled:
+        words = [str(word) for word in _spread(np.array(words), NAMED)]
     vectors = model.encode_text(words).cpu().numpy() if words else None
     return conclude(model, collection, seen, run, notes, words, vectors)
 
