@@ -242,10 +242,16 @@ def test_folders_are_groups_and_tables_are_read(folder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"file,g\none/a.png,x\nmissing.png,x\n", "'missing.png'"),
-        (b"file,g\none/a.png,x\none/b.png,x\ntwo/c.png,y\n", "'y' of column 'g' have one photo"),
-        (b"name,g\none/a.png,x\n", "columns name, g; expected one"),
-        (b"file,g\none/a.png,x\none/a.png,y\n", "'one/a.png' more than once"),
+        (
+            b"file,g\none/a.png,x\nmissing.png,x\n",
+            "names 1 photo that is not among the 4 given: 'missing.png'",
+        ),
+        (
+            b"file,g\none/a.png,x\none/b.png,x\ntwo/c.png,y\n",
+            "In column 'g' stand groups of one photo: 'y'",
+        ),
+        (b"name,g\none/a.png,x\n", "no column that says which photo.*its columns: name, g"),
+        (b"file,g\none/a.png,x\none/a.png,y\n", "csv: 'one/a.png' more than once"),
         ("file,g\none/a.png,größe\n".encode("latin-1"), "not UTF-8"),
         (b"file\none/a.png\n", "no column of groups"),
         (b"file,pair\none/a.png,1\none/b.png,2\n", "Pairs are two photos each"),
@@ -452,6 +458,7 @@ def test_the_command(folder, tmp_path):
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "suspects found" in result.output
+    assert "note: 4 photos decide nothing: it takes 5 at least." in result.stderr
     assert (out / "report.html").is_file()
     assert (out / "groups.csv").is_file()
     wrong = CliRunner().invoke(app, ["audit", str(tmp_path / "no"), "a cat", "--out", str(out)])

@@ -86,7 +86,12 @@ def _items(photos: Photos) -> tuple[list[Item], dict[str, list[Any]]]:
             return _in_folder(path)
         if path.suffix.lower() == ".json":
             return _coco(path)
-        if path.suffix.lower() in PHOTOS and path.is_file():
+        if not path.exists():
+            raise FileNotFoundError(
+                f"No file at {path}; expected a folder of photos, a table (CSV, Parquet) with a "
+                "column file, or a COCO JSON."
+            )
+        if path.suffix.lower() in PHOTOS:
             return [Item(path.name, path)], {}
         return _listed(read_table(path), path.parent, str(path))
     if not isinstance(photos, Iterable):
@@ -177,8 +182,8 @@ def _file_column(table: pd.DataFrame, what: str) -> str:
                 raise ValueError(f"{what} has rows without a photo in its column '{column}'.")
             return str(column)
     raise ValueError(
-        f"{what} has the columns {', '.join(map(str, table.columns)) or 'none'}; expected one that "
-        f"says which photo a row is about: {', '.join(FILE)}."
+        f"{what} has no column that says which photo a row is about ({', '.join(FILE)}); its "
+        f"columns: {', '.join(map(str, table.columns)) or 'none'}."
     )
 
 
@@ -194,8 +199,8 @@ def _rows_of(groups: Table, names: pd.Index) -> pd.DataFrame:
     unknown = [f for f in files if f not in set(names)]
     if unknown:
         raise ValueError(
-            f"{what} names {len(unknown)} photos that are not among the {len(names)} given: "
-            f"{_some(unknown)}. The photos are called like {_some(list(names), 2)}."
+            f"{what} names {_count(unknown)} not among the {len(names)} given: {_some(unknown)}. "
+            f"The photos are called like {_some(list(names), 2)}."
         )
     rows = table.drop(columns=column).set_axis(files, axis=0).reindex(names)
     rows.columns = [str(c) for c in rows.columns]
@@ -221,9 +226,9 @@ def _check_groups(table: pd.DataFrame) -> None:
         alone = [str(value) for value, n in counts.items() if n < FEW]
         if alone:
             raise ValueError(
-                f"The groups {_some(alone)} of column '{column}' have one photo each; a group "
-                "needs at least two, and five to be decided. Leave the cell empty, join groups, or "
-                f"call the column '{PAIR}' or '{UNIT}' if it tells which photos belong together."
+                f"In column '{column}' stand groups of one photo: {_some(alone)}; a group needs "
+                "at least two, and five to be decided. Leave the cell empty, join groups, or call "
+                f"the column '{PAIR}' or '{UNIT}' if it tells which photos belong together."
             )
 
 
@@ -231,8 +236,8 @@ def _exist(paths: Sequence[Path], what: str) -> None:
     gone = [str(p) for p in paths if not p.is_file()]
     if gone:
         raise FileNotFoundError(
-            f"{what} names {len(gone)} photos that are not there: {_some(gone)}. Paths are "
-            "relative to the table's folder."
+            f"{what} names {_count(gone)} not there: {_some(gone)}. Paths are relative to the "
+            "table's folder."
         )
 
 
@@ -240,7 +245,11 @@ def _once(names: Iterable[str], what: str) -> None:
     seen = pd.Series(list(names), dtype=str)
     twice = seen[seen.duplicated()].unique().tolist()
     if twice:
-        raise ValueError(f"{what} name {_some(twice)} more than once; expected one row a photo.")
+        raise ValueError(f"{what}: {_some(twice)} more than once; expected one row a photo.")
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 photo that is" if len(names) == 1 else f"{len(names)} photos that are"
 
 
 def _some(names: Sequence[str], count: int = 3) -> str:

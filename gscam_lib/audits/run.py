@@ -28,6 +28,7 @@ from gscam_lib.audits.photos import Collection, Item, Photos, Table, as_text, co
 from gscam_lib.audits.seen import Seen, read
 from gscam_lib.evaluation.rows import Rows
 from gscam_lib.evaluation.runner import identity
+from gscam_lib.figures.decision import ENOUGH
 from gscam_lib.heatmaps import check_method
 from gscam_lib.methods import METHODS, read_method
 from gscam_lib.model.prompts import (
@@ -190,6 +191,8 @@ def audit(
     )  # fmt: skip
     seen, run = measure(model, collection.items, asked, out, retry=retry, progress=progress)
     notes += [f"{name}: {error}" for name, error in seen.failed.items()]
+    if len(seen.names) < ENOUGH:
+        notes.append(f"{len(seen.names)} photos decide nothing: it takes {ENOUGH} at least.")
     notes += [
         f"Column “{column}” has fewer than two groups, so nothing is compared in it."
         for column in collection.columns
@@ -280,7 +283,7 @@ def _contrasts(given: Any) -> list[Target]:
         if isinstance(pair, str) or len(pair) < 2:
             raise ValueError(
                 f"Got the contrast {pair!r}; expected a prompt and what it is held against, such "
-                "as ('a dog', 'a cat')."
+                "as ('a dog', 'a cat'), or 'a dog/a cat' on the command line."
             )
     return [
         Target(p, against=rest[0] if isinstance(rest[0], list | tuple) else tuple(rest))

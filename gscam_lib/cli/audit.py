@@ -66,15 +66,15 @@ def audit(
         words = [w.strip() for w in read_text(vocabulary.expanduser()).splitlines() if w.strip()]
     folder = out.expanduser()
     clip = load(model, None, device=device, precision=precision, engine=engine)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", gs.UnknownPromptWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gs.UnknownPromptWarning)  # among the notes
         found = gs.audit(
             clip, photos, prompts, groups, contrasts=pairs, regions=named or None,
             out=folder / "measured", method=method, fills=[f.strip() for f in fills.split(",")],
             vocabulary=words, maps=maps, retry=retry, progress=True,
         )  # fmt: skip
-    for warning in caught:
-        typer.secho(f"warning: {warning.message}", fg="yellow", err=True)
+    for note in found.notes:
+        typer.secho(f"note: {note}", fg="yellow", err=True)
     path = found.report(
         folder / "report.html", photos=show_photos, blur_faces=blur_faces, beside=True
     )
@@ -89,5 +89,7 @@ def audit(
 def _region(text: str) -> tuple[str, str]:
     name, equals, where = text.partition("=")
     if not (name.strip() and equals and where.strip()):
-        raise ValueError(f"Got --regions {text!r}; expected NAME=FOLDER, NAME=boxes.csv or faces.")
+        raise ValueError(
+            f"Got --regions {text!r}; expected NAME=FOLDER, NAME=boxes.csv, or faces=faces."
+        )
     return name.strip(), where.strip()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 MANIFEST, QUESTIONS = "run.json", "questions.parquet"
+LONG = 80  # letters of a value in a message
 
 
 def claim(folder: Path, run: Mapping[str, Any]) -> None:
@@ -60,7 +61,8 @@ def claim_questions(folder: Path, questions: pa.Table, rows: str) -> None:
         raise ValueError(
             f"{folder} holds a run on other data: of the {len(questions)} questions that are asked "
             f"{new} are not among its {len(stored)}, and {gone} of its own are not asked. Photos, "
-            "true boxes, masks or prompts have changed. Use another folder for this run."
+            "true boxes, masks, prompts, or which photos are mapped have changed. Use another "
+            "folder for this run."
         )
     if new:
         _replace(path, questions)
@@ -79,7 +81,8 @@ def differences(there: Mapping[str, Any], run: Mapping[str, Any], prefix: str = 
 
 
 def _short(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONG else f"{text[:LONG]}…"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -171,7 +171,7 @@ def section(about: str, runs: list[dict[str, Any]], found: dict[str, Any]) -> st
         f"`python tests/bench/audit.py`: `gscam audit` with {MODEL} and {len(PROMPTS)} prompts on "
         f"{about} One undisturbed run; one killed (SIGKILL) twice and started again. Seconds are "
         "from the start of Python to the report's last file; measured: until the last photo was "
-        f"on disk. {torch.get_num_threads()} threads, torch {torch.__version__}.", "",
+        f"on disk. Load of the machine meanwhile, {os.cpu_count()} cores: {found['load']}. {torch.get_num_threads()} threads, torch {torch.__version__}.", "",
         "| run | photos on disk at its end | seconds | measured | peak memory, GB |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
@@ -204,8 +204,11 @@ def main(
                             ("killed", None)):  # fmt: skip
             out = root / name
             runs.append(follow(start(root / "photos", method, mapped, out), out, until))
+            runs[-1]["load"] = os.getloadavg()[1]
             print(name, runs[-1], flush=True)
         found = compared(root / "whole", root / "killed") | {"said": _said(root / "whole.log")}
+        loads = [run["load"] for run in runs]
+        found["load"] = f"{min(loads):.1f} to {max(loads):.1f}"
     about = (f"{count} photos ({kinds}), all of them scored; {mapped} mapped by {method}, their 29 "
              "windows covered two ways and cut out.")  # fmt: skip
     write_section("audit", section(about, runs, found), {"runs": runs, "compared": found})
