@@ -171,7 +171,8 @@ def section(about: str, runs: list[dict[str, Any]], found: dict[str, Any]) -> st
         f"`python tests/bench/audit.py`: `gscam audit` with {MODEL} and {len(PROMPTS)} prompts on "
         f"{about} One undisturbed run; one killed (SIGKILL) twice and started again. Seconds are "
         "from the start of Python to the report's last file; measured: until the last photo was "
-        f"on disk. Load of the machine meanwhile, {os.cpu_count()} cores: {found['load']}. {torch.get_num_threads()} threads, torch {torch.__version__}.", "",
+        f"on disk. Load of the machine meanwhile, {os.cpu_count()} cores: {found['load']}. "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}.", "",
         "| run | photos on disk at its end | seconds | measured | peak memory, GB |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
