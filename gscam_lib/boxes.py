@@ -78,16 +78,6 @@ def heatmap_to_box(
     return _box(max(regions, key=sizes[rule]).bbox)
 
 
-def heatmap_to_boxes(heat: Heatmap | Values, *, threshold: Threshold = "otsu") -> list[Box]:
-    """One box for each connected region of hot pixels, the largest rectangle first.
-
-    heat, threshold: as in `heatmap_to_box`. An empty list where the map is constant.
-    """
-    hot = hot_pixels(_checked(heat), threshold)
-    regions = regionprops(label(hot, connectivity=2))
-    return [_box(r.bbox) for r in sorted(regions, key=lambda r: -r.area_bbox)]
-
-
 def hot_pixels(
     values: Values, threshold: Threshold = "otsu", rounding: Rounding = "down"
 ) -> Values:

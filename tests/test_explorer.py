@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib.explorer import attack_composer, explore
+from gscam_lib.explorer import attack_composer, explore, maps
 from gscam_lib.explorer import engine as engine_module
 from gscam_lib.explorer.app import without_paths
 from gscam_lib.explorer.controls import ks, numbered
@@ -426,26 +426,26 @@ def test_a_newer_move_stops_what_is_stale_within_one_batch(engine, monkeypatch):
     with pytest.raises(Cancelled):
         engine.run(request, lambda: len(batches) >= 3, nothing)
     assert len(batches) <= 3
-    assert max(batches) <= engine_module.STEP
+    assert max(batches) <= maps.STEP
 
 
 @pytest.mark.parametrize("method", ["gscorecam", "gradcam"])
 def test_time_limit_also_between_maps_of_few_passes(resnet, photo, monkeypatch, method):
     """200 prompts with Grad-CAM took 36 s under a limit of 1 s."""
     engine = Engine(resnet, choose(photo), limit_s=0.3)
-    slow = engine_module.heatmap
+    slow = maps.heatmap
 
     def heatmap(*args, **options):
         time.sleep(0.11)
         return slow(*args, **options)
 
-    monkeypatch.setattr(engine_module, "heatmap", heatmap)
+    monkeypatch.setattr(maps, "heatmap", heatmap)
     monkeypatch.setattr("gscam_lib.explorer.engine.PERIOD", 0)
     parts = []
     request = Request("given-0", tuple(f"a thing {i}" for i in range(9)), method, k=1)
     with pytest.raises(TimeLimitError, match=r"longer than 0\.3 s"):
         engine.run(request, never, lambda done, total, early: parts.append(early))
-    assert 0 < len(engine._heats) < 9
+    assert 0 < len(engine._maps) < 9
     assert any(parts)  # what was there is shown
     assert not resnet.network.visual._forward_pre_hooks
     assert engine.lock.acquire(timeout=0)
@@ -455,8 +455,8 @@ def test_time_limit_also_between_maps_of_few_passes(resnet, photo, monkeypatch, 
 def test_cancel_also_between_maps_of_few_passes(engine):
     asked = tuple(f"a thing {i}" for i in range(9))
     with pytest.raises(Cancelled):
-        engine.run(Request("given-0", asked, "gradcam"), lambda: len(engine._heats) >= 2, nothing)
-    assert len(engine._heats) == 2
+        engine.run(Request("given-0", asked, "gradcam"), lambda: len(engine._maps) >= 2, nothing)
+    assert len(engine._maps) == 2
 
 
 def test_others_have_their_turn_between_two_batches(resnet, photo):

@@ -65,7 +65,7 @@ def test_macro_mean_weighs_classes_alike(rng):
     assert st.macro_mean(values, classes) == 0.5
     values, classes = rng.random(200), rng.choice(list("abc"), 200, p=[0.8, 0.15, 0.05])
     images = np.repeat(np.arange(50), 4)
-    low, high = st.macro_interval(values, classes, images)
+    (low, high), *_ = st.bootstrap(images, [st.by_class(values, classes)])
     draws = np.random.default_rng(5).integers(0, 50, (1000, 50))
     slow = []
     for drawn in draws:

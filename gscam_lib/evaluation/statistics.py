@@ -98,11 +98,6 @@ def by_class(values: Array, classes: Array) -> tuple[sparse.csr_matrix, Statisti
     return sparse.csr_matrix((numbers, (rows, columns)), shape=(n, 2 * size)), statistic
 
 
-def macro_interval(values: Array, classes: Array, groups: Array, **how: Any) -> Interval:
-    """Interval of `macro_mean` over images; how: as in `bootstrap`."""
-    return bootstrap(groups, [by_class(values, classes)], **how)[0]
-
-
 def median_interval(
     values: Array, groups: Array, *, samples: int = SAMPLES, level: float = 0.95, seed: int = 0
 ) -> Interval:

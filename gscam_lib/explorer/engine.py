@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import threading
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ import numpy as np
 
 from gscam_lib.boxes import Heatmap, heatmap_to_box, hot_pixels
 from gscam_lib.explorer.code import as_code
+from gscam_lib.explorer.maps import STEP, Maps, quiet, scored
 from gscam_lib.explorer.page import make_page
 from gscam_lib.explorer.photos import LONGEST, Photo, Seen, in_folder, unique, uploaded
 from gscam_lib.explorer.pictures import (
@@ -39,7 +39,6 @@ from gscam_lib.explorer.request import (
     View,
 )
 from gscam_lib.explorer.worker import PERIOD, Count
-from gscam_lib.heatmaps import heatmap, stream
 from gscam_lib.methods import METHODS
 from gscam_lib.trace import Trace
 from gscam_lib.trace.model import Model
@@ -47,19 +46,11 @@ from gscam_lib.wording import words
 
 KEPT_TRACES = 8  # a warm trace of 1,024 channels keeps some 10 MB
 KEPT_UPLOADS, KEPT_EACH = 64, 4  # of all visitors, of one: at most 3 MB each
-KEPT_HEATS = 24  # at most 4 MB each
-STEP = 8  # copies of a photo in one batch: a batch cannot be stopped
-CLEAR = 0.1  # the band below which the rest is scored without more maps on the way
-NEAR = 16  # copies that are scored at once, without a draft of the map before them
 PHOTO, MAP = 640, 256  # pixels of the longer side of what is shown
 THUMBNAILS, THUMBNAIL, MASK = 12, 84, 300  # how many, and pixels of their sides
 SEARCHED, STRONGEST = 32, 6  # photos looked through for a channel, and how many are shown
 REST = 0.5  # seconds without a request after which freed memory goes back
 GUESSES = ("a person", "a dog", "a car")  # to begin with, where nothing is known of a photo
-
-
-Key = tuple[str, str, str, int | None, int | None]
-"""Of a heatmap: photo, prompt, method, k and budget."""
 
 
 class Engine:
@@ -85,7 +76,7 @@ class Engine:
         self._waiting = 0
         self._uploads: OrderedDict[str, tuple[str, Photo]] = OrderedDict()
         self._traces: OrderedDict[str, Seen] = OrderedDict()
-        self._heats: OrderedDict[Key, Heatmap] = OrderedDict()
+        self._maps = Maps(self._let_others_in)
         self._peaks: dict[str, np.ndarray[Any, Any]] = {}
         self._rest = threading.Timer(REST, _trim)
 
@@ -103,7 +94,7 @@ class Engine:
                 {key: self._first(photo) for key, photo in self.photos.items()},
                 frozenset(key for key, photo in self.photos.items() if photo.boxes),
                 colors(),
-                tuple(name for name in fits if _scored(name)),
+                tuple(name for name in fits if scored(name)),
             )
 
     def _first(self, photo: Photo) -> tuple[str, ...]:
@@ -185,7 +176,7 @@ class Engine:
                 return as_code(self.name, photo, request, self._most()).encode()
             seen = self._seen(request.photo)
             if what == "page":
-                self._score(seen.trace, list(range(self.model.channels)), count)
+                self._maps.score(seen.trace, list(range(self.model.channels)), count)
                 page = make_page(seen.trace, request, photo, size=seen.size, model=self.name)
                 return page.encode()
             if what == "figure":
@@ -253,93 +244,26 @@ class Engine:
         share = _shares(seen.trace, request)
         shown = time.perf_counter()
         for prompt, method, k in request.maps():
-            key = self._key(request, seen.trace, prompt, method, k)
-            for heat in self._sharpening(seen.trace, key, count):
+            key = self._maps.key(request, seen.trace, prompt, method, k)
+            for heat in self._maps.sharpening(seen.trace, key, count):
                 if heat.passes and time.perf_counter() - shown < PERIOD:
                     continue  # a draft is shown at once
                 early = self._finding(request, seen, heat, share.get(prompt))
                 count.report(self._answer(request, seen, count, [*found, early]))
                 shown = time.perf_counter()
             self._let_others_in(count)
-            heat = self._heat(seen.trace, key)
+            heat = self._maps.get(seen.trace, key)
             found.append(self._finding(request, seen, heat, share.get(prompt)))
             yield found[-1]
             if time.perf_counter() - shown > PERIOD and len(found) < len(request.maps()):
                 count.report(self._answer(request, seen, count, found))
                 shown = time.perf_counter()
 
-    def _sharpening(self, trace: Trace, key: Key, count: Count) -> Iterator[Heatmap]:
-        """The heatmaps before that of a key, a draft first; none where it is near at hand."""
-        _, prompt, method, k, budget = key
-        if key in self._heats or not _scored(method):
-            return
-        copies = self._copies(trace, prompt, method, k)
-        missing = trace.missing(copies)
-        if not missing:
-            return
-        if budget is None and len(missing) <= NEAR:
-            self._score(trace, missing, count)
-            return
-        limit = budget or len(copies)
-        count.total = count.passes + min(limit, len(missing))
-        with _quiet():
-            for heat in stream(trace, prompt, k, method=method, **_within(budget)):
-                if heat.passes == limit:
-                    self._keep(key, heat)
-                else:
-                    yield heat
-                self._let_others_in(count)
-                if budget is None and heat.band is not None and heat.band <= CLEAR:
-                    break
-        if budget is None:
-            self._score(trace, trace.missing(copies), count)
-        count.total = 0
-
     def _most(self) -> dict[str, int]:
         """Method -> masked copies where k is left to the model, of methods that score them."""
         default, every = self.model.default_k, self.model.channels
         return {name: default if "k" in m.options else every
-                for name, m in METHODS.items() if _scored(name)}  # fmt: skip
-
-    def _copies(self, trace: Trace, prompt: str, method: str, k: int | None) -> list[int]:
-        """The channels whose masked copies make a map."""
-        total = len(trace.activations) if method == "scorecam" else self._k(trace, method, k)
-        channels: list[int] = trace.ranking(prompt)[:total].tolist()
-        return channels
-
-    def _score(self, trace: Trace, channels: list[int], count: Count) -> None:
-        """Score channels, a few at a time."""
-        count.total = count.passes + len(channels)
-        for start in range(0, len(channels), STEP):
-            self._let_others_in(count)
-            trace.masked_embeddings(channels[start : start + STEP])
-        count.total = 0
-
-    def _key(self, request: Request, trace: Trace, prompt: str, method: str, k: int | None) -> Key:
-        k = self._k(trace, method, k)
-        budget = None
-        if _scored(method) and request.quality < 1:
-            budget = request.budget(k or len(trace.activations))
-        return request.photo, prompt, method, k, budget
-
-    def _heat(self, trace: Trace, key: Key) -> Heatmap:
-        """The heatmap of a key; the latest few are kept."""
-        if key not in self._heats:
-            _, prompt, method, k, budget = key
-            with _quiet():
-                self._keep(key, heatmap(trace, prompt, method, k=k, **_within(budget)))
-        self._heats.move_to_end(key)
-        return self._heats[key]
-
-    def _keep(self, key: Key, heat: Heatmap) -> None:
-        self._heats[key] = heat
-        while len(self._heats) > KEPT_HEATS:
-            self._heats.popitem(last=False)
-
-    def _k(self, trace: Trace, method: str, k: int | None) -> int | None:
-        if "k" not in METHODS[method].options:
-            return None
-        return trace.default_k if k is None else k
+                for name, m in METHODS.items() if scored(name)}  # fmt: skip
 
     def _finding(self, request: Request, seen: Seen, heat: Heatmap, share: float | None) -> Finding:
         trace = seen.trace
@@ -358,10 +282,10 @@ class Engine:
 
     def _drawn(self, request: Request, seen: Seen, found: Finding) -> bytes:
         """A map as a picture: for figures."""
-        key = self._key(request, seen.trace, found.prompt, found.method, found.k)
+        key = self._maps.key(request, seen.trace, found.prompt, found.method, found.k)
         picture = draw(
             seen.trace.image,
-            self._heat(seen.trace, key).values,
+            self._maps.get(seen.trace, key).values,
             opacity=request.opacity,
             box=seen.on_trace(found.box) if found.box and request.box else None,
             truth=[seen.on_trace(b) for b in self.photo(request.photo).boxes * request.truth],
@@ -431,23 +355,6 @@ class Engine:
         return tuple(doubts)
 
 
-def _scored(method: str) -> bool:
-    """Whether a method scores masked copies, and may stop before it has all."""
-    return "budget" in METHODS[method].options
-
-
-def _within(budget: int | None) -> dict[str, int]:
-    return {} if budget is None else {"budget": budget}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without warnings: they are said in the answer, once."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _shares(trace: Trace, request: Request) -> dict[str, float]:
     """Probabilities of what is asked for, where it is more than one."""
     names = tuple(dict.fromkeys(request.prompts + request.others))
@@ -457,8 +364,7 @@ def _shares(trace: Trace, request: Request) -> dict[str, float]:
 
 def _words(trace: Trace, prompt: str) -> tuple[tuple[str, float], ...]:
     """What each word adds to the logit, where there are two or more."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said in the answer, once
+    with quiet():
         table = trace.keep(("words", prompt), lambda: words(trace, prompt).table)
     return tuple(table) if len(table) > 1 else ()
 
