@@ -34,6 +34,7 @@ def counts(asked: Asked, items: Sequence[Item], left: Sequence[int]) -> dict[str
 
 def seconds(model: Model, asked: Asked, item: Item, kinds: Sequence[str]) -> dict[str, float]:
     """Seconds for one of each of these kinds, each done once on a photo and thrown away."""
+    _ = model.trace(item.image).embedding  # the first pass of a process is much slower
     found = {"photos": _timed(lambda: model.trace(item.image).embedding)}
     trace = model.trace(item.image)
     picture = np.asarray(trace.geometry.to_input(trace.photo))
