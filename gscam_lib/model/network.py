@@ -89,7 +89,8 @@ class Network:
         self.precision = precision
         self.engine = engine
         self._compiled = compiled
-        self._quick: tuple[list[tuple[int, int]], Any, Any] | None = None
+        self._quick: tuple[list[tuple[int, int]], Any] | None = None
+        self._encode: Any = None
         self.lock = threading.RLock()  # hooks belong to the network: one thread at a time
         self.network: Any = network  # open_clip's classes say nothing of their attributes
         self.tokenizer = tokenizer
@@ -266,27 +267,29 @@ class Network:
 
         Weights changed in place (training, loading) are noticed, and it is made anew.
         """
-        self._encode_quickly()
-        assert self._quick is not None
-        tower: nn.Module = self._quick[1]
+        tower: nn.Module = self._folded().visual
         return tower
 
-    def _encode_quickly(self) -> Any:
+    def _folded(self) -> Any:
         visual = self.network.visual
         tensors = (*visual.parameters(), *visual.buffers())
         versions = [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
         if self._quick is None or self._quick[0] != versions:
             with self.running():
-                network: Any = folded(self.network)
+                self._quick = versions, folded(self.network)
+            self._encode = None
+        return self._quick[1]
+
+    def _encode_quickly(self) -> Any:
+        network = self._folded()
+        if self._encode is None:  # an engine takes its time, and drafts need none
             encode = network.encode_image
             if self.engine == "openvino":
                 encode = openvino_encode(
                     network, self.preprocessing.size, self.precision, self.name
                 )
-            elif self._compiled:
-                encode = torch.compile(encode)
-            self._quick = versions, network.visual, encode
-        return self._quick[2]
+            self._encode = torch.compile(encode) if self._compiled else encode
+        return self._encode
 
     @torch.inference_mode(False)
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
