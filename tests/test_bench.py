@@ -49,7 +49,7 @@ def test_a_quick_report_has_every_row(tmp_path, monkeypatch):
     text = bench.report(tmp_path, quick=True, models=("tiny",))
     content = page.section_data("speed", out=tmp_path)
     assert [row["met"] for row in content["rows"]].count(None) < len(content["rows"])
-    assert len(content["rows"]) == 3 + 2 + 1 + 2 + 1 + 3 + 2
+    assert len(content["rows"]) == 3 + 3 + 1 + 2 + 1 + 3 + 2
     assert set(content["scaling"]["tiny"]) == {"k", "C", "P", "megapixels of the photo"}
     assert (tmp_path / "bench.md").read_text() == text
     assert text.index("## Speed") < text.index("| memory | tiny |") < text.index("## On paper")

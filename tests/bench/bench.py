@@ -40,6 +40,7 @@ def run(models: Sequence[str], rounds: int, points: int
         rows += speed.forward_rows(model, rounds)
         trace = model.trace(photo())
         rows += [speed.grid_row(model, k) for k in (paper_k(model.channels), model.channels)]
+        rows.append(speed.grid_row(model, paper_k(model.channels), 0.2))
         rows += [speed.scorecam_row(model, trace), *speed.warm_rows(model, trace, 5 * rounds)]
         rows += [speed.memory_row(name, device), *speed.precision_rows(name, rounds, device)]
         fewer = points - (points > 2 and model.channels > 1024)  # what takes long

@@ -147,26 +147,33 @@ def rows(name: str, batch: int) -> list[str]:
     return lines
 
 
+def table(found: dict[str, list[str]]) -> str:
+    """The section of the page."""
+    head = [
+        "## Cheaper passes\n",
+        "Seconds per masked copy on a CPU, one thread; towers of full size, random weights. "
+        "Ratio: the library's own fp32 pass to the engine's, median of "
+        f"{ROUNDS} rounds in turn. Apart: the largest cosine distance of embeddings from "
+        "fp32's. MiB: what the process holds more once the engine is ready and has run. "
+        "In the library: `load_model` lays towers out as channels_last, so that its "
+        '`precision="bf16"` is the row "bf16, channels_last"; `compile=True`; and '
+        '`engine="openvino"`, in fp32 or bf16. ONNX Runtime is left out: nowhere faster than '
+        "OpenVINO in fp32, without bf16, and not for ViT-L/14. "
+        "`python tests/bench/engines.py` writes this page. "
+        f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}.\n",
+        "| weights | engine | seconds | ratio | apart | MiB |",
+        "|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *(line for tower in TOWERS for line in found.get(tower, ()))])
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     found: dict[str, list[str]] = section_data("engines") or {}
     for name in names:
         found[name] = rows(name, TOWERS[name])
-        head = [
-            "## Cheaper passes\n",
-            "Seconds per masked copy on a CPU, one thread; towers of full size, random weights. "
-            "Ratio: the library's own fp32 pass to the engine's, median of "
-            f"{ROUNDS} rounds in turn. Apart: the largest cosine distance of embeddings from "
-            "fp32's. MiB: what the process holds more once the engine is ready and has run. "
-            'Of these, `precision="bf16"` and `compile` are options of the library. '
-            "`python tests/bench/engines.py` writes this page. "
-            f"{torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}.\n",
-            "| weights | engine | seconds | ratio | apart | MiB |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines = [line for tower in TOWERS for line in found.get(tower, ())]
-        write_section("engines", "\n".join([*head, *lines]), found)
+        write_section("engines", table(found), found)
 
 
 if __name__ == "__main__":

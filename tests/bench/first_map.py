@@ -90,6 +90,12 @@ def rows(name: str) -> list[dict[str, Any]]:
     return found
 
 
+def totals(row: dict[str, Any], share: float) -> list[float]:
+    """Seconds of a map from a share of its copies, added up, in each round."""
+    passes = share * row["k"]
+    return [d + passes * c for d, c in zip(row["drafts"], row["copies"], strict=True)]
+
+
 def table(found: list[dict[str, Any]]) -> str:
     """The section of the page."""
     lines = [
@@ -107,15 +113,15 @@ def table(found: list[dict[str, Any]]) -> str:
     wholes = []
     for tower in dict.fromkeys(row["tower"] for row in found):
         own = [row for row in found if row["tower"] == tower]
-        full = None
+        today = totals(own[0], 1)
         for row in own:
             one, draft = statistics.median(row["copies"]), statistics.median(row["drafts"])
-            few, every = (draft + share * row["k"] * one for share in (SHARE, 1))
-            full = full or every
+            few, every = (statistics.median(totals(row, share)) for share in (SHARE, 1))
+            gain = statistics.median(a / b for a, b in zip(today, totals(row, SHARE), strict=True))
             ready = f"{row['ready']:.0f} s" if "OpenVINO" in row["engine"] else ""
             lines.append(
                 f"| {tower} | {row['k']} | {row['engine']} | {ready} | {one:.3f} s | "
-                f"{draft:.1f} s | {few:.0f} s | {every:.0f} s | {full / few:.1f} | "
+                f"{draft:.1f} s | {few:.0f} s | {every:.0f} s | {gain:.1f} | "
                 f"{row['more']:+.0f} | {row['load']:.1f} |"
             )
             if "made" in row:

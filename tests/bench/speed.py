@@ -75,15 +75,21 @@ def passes_of(model: Model, asked: Sequence[tuple[str, int]]) -> int:
     return 1 + alive + (alive < len(channels))
 
 
-def grid_row(model: Model, most: int) -> Row:
-    """8 prompts × 8 values of k, eighths of `most`, against the naive one, a call at a time."""
+def grid_row(model: Model, most: int, share: float = 1) -> Row:
+    """8 prompts × 8 values of k, eighths of `most`, against the naive one, a call at a time.
+
+    share: of each k, the copies scored, the others guessed (`budget`).
+    """
     image, weights = photo(), weights_of(model.name, model.device.type)
     ks = [max(1, most * i // 8) for i in range(1, 9)]
 
+    traces: list[Trace] = []
+
     def ours() -> None:
-        trace = model.trace(image)
+        traces[:] = [model.trace(image)]
         for count in reversed(ks):
-            several(trace, PROMPTS, k=count)
+            few = {} if share == 1 else {"budget": max(1, round(share * count))}
+            several(traces[0], PROMPTS, k=count, **few)
 
     def smallest_and_largest() -> None:  # what a call takes grows as a straight line with k
         for count in (ks[0], ks[-1]):
@@ -91,8 +97,12 @@ def grid_row(model: Model, most: int) -> Row:
 
     (mine,), (sample,) = alternate(1, ours, smallest_and_largest)
     gain = 32 * sample / mine
-    passes, slow = passes_of(model, [(prompt, most) for prompt in PROMPTS]), 64 + 8 * sum(ks)
-    return Row(f"8 prompts × 8 values of k up to {most}", weights,
+    slow = 64 + 8 * sum(ks)
+    near = "" if share == 1 else f", {share:.0%} of the copies scored (`budget`)"
+    passes = 1 + len(traces[0]._masked)
+    if share == 1:  # dead channels share one
+        passes = passes_of(model, [(prompt, most) for prompt in PROMPTS])
+    return Row(f"8 prompts × 8 values of k up to {most}{near}", weights,
                f"{mine:.2f} s, {passes} passes",
                f"naive: {32 * sample:.1f} s (smallest and largest k for one prompt, times 32), "
                f"{slow} passes, {slow / passes:.1f} times ours",
