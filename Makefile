@@ -33,11 +33,10 @@ live: $(READY)  ## pages in which the models run in the browser, in build/live; 
 	$(BIN)/python -m data.build.browser build/live
 
 ALONE := tests/test_browser.py tests/test_live.py tests/test_lessons.py  # in a browser, or built once
-test: lint  ## the whole test suite, with coverage
+test: lint  ## the whole test suite; COVER=--cov=gscam_lib measures its coverage, too
 	$(BIN)/python -m pytest $(ALONE:%=--ignore=%) --numprocesses=auto --maxprocesses=4 \
-	    --dist=worksteal --cov=gscam_lib --cov-report=
-	$(BIN)/python -m pytest $(ALONE) --cov=gscam_lib --cov-append \
-	    --cov-report=term-missing:skip-covered
+	    --dist=worksteal $(COVER)
+	$(BIN)/python -m pytest $(ALONE) --numprocesses=2 --dist=loadfile $(COVER:%=% --cov-append)
 
 soak: $(READY)  ## 1,000 random interactions in a browser: memory, errors
 	GSCAM_SOAK=1000 $(BIN)/python -m pytest tests/test_browser.py -k 'soak and on'
