@@ -36,7 +36,7 @@ ALONE := tests/test_browser.py tests/test_live.py tests/test_lessons.py  # in a 
 test: lint  ## the whole test suite; COVER=--cov=gscam_lib measures its coverage, too
 	$(BIN)/python -m pytest $(ALONE:%=--ignore=%) --numprocesses=auto --maxprocesses=4 \
 	    --dist=worksteal $(COVER)
-	$(BIN)/python -m pytest $(ALONE) --numprocesses=2 --dist=loadfile $(COVER:%=% --cov-append)
+	$(BIN)/python -m pytest $(ALONE) --numprocesses=2 --dist=loadgroup $(COVER:%=% --cov-append)
 
 soak: $(READY)  ## 1,000 random interactions in a browser: memory, errors
 	GSCAM_SOAK=1000 $(BIN)/python -m pytest tests/test_browser.py -k 'soak and on'

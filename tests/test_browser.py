@@ -186,6 +186,7 @@ def agrees(page, model, prompt):
     return k
 
 
+@pytest.mark.xdist_group("lab")
 def test_lab(notebook, model, tmp_path, capsys):
     page = notebook
     shot(page, "lab", f"The explorer in JupyterLab; {WEIGHTS}.")
@@ -378,6 +379,7 @@ def cancel(page):
     assert button.is_disabled()
 
 
+@pytest.mark.xdist_group("lab")
 def test_composer(server, browser):
     with new_page(browser) as page:
         opened(server, page, "composer")
@@ -403,6 +405,7 @@ def composing(page):
 # ---------------------------------------------------------------- for a long time
 
 
+@pytest.mark.xdist_group("lab")
 def test_soak(lab, notebook, capsys):
     """Many random interactions; GSCAM_SOAK=1000 makes it the long one."""
     page, chance, parts = notebook, random.Random(0), 10 if INTERACTIONS >= 100 else 2
@@ -510,6 +513,7 @@ def exported(model, tmp_path_factory):
     return path, trace
 
 
+@pytest.mark.xdist_group("app")
 def test_page_from_disk(exported, browser, capsys):
     path, trace = exported
     context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True)
@@ -582,6 +586,7 @@ def compare(page, trace, prompt):
     return worst
 
 
+@pytest.mark.xdist_group("app")
 def test_names_in_a_page_are_text(resnet, photo, browser, tmp_path):
     explorer = explore(resnet, {f"</script><b>{HARM}": photo}, prompts=f"a cup; {HARM}")
     assert explorer.wait(120)
@@ -600,6 +605,7 @@ def test_names_in_a_page_are_text(resnet, photo, browser, tmp_path):
 # ---------------------------------------------------------------- the app
 
 
+@pytest.mark.xdist_group("app")
 def test_three_visitors(browser, tmp_path, capsys):
     port = free_port()
     url = f"http://127.0.0.1:{port}"

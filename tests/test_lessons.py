@@ -13,6 +13,8 @@ from gscam_lib.explorer.photos import choose
 from gscam_lib.methods import METHODS
 from notebooks import book, classes, teach
 
+pytestmark = pytest.mark.xdist_group("lessons")  # what is built for it is built once
+
 FOLDER = classes.FOLDER
 LESSONS = teach.lessons()
 SECTIONS = [

@@ -19,6 +19,8 @@ from data.build.browser import bundle
 from gscam_lib.explorer import controls as c
 from gscam_lib.typography import put_label
 
+pytestmark = pytest.mark.xdist_group("live")  # what is built for it is built once
+
 PATIENCE = 180_000  # ms: a busy machine is slow, not wrong
 STATE, PICTURE = ".gscam-state", ".gscam-picture canvas"
 
