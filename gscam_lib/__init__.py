@@ -11,6 +11,8 @@ Names are imported when first used, so that `import gscam_lib` is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gscam_lib.paths import VERSION
+
 if TYPE_CHECKING:
     from gscam_lib import datasets, figures, scenes
     from gscam_lib.audits.run import audit
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from gscam_lib.trace import Model, Trace, load_model
     from gscam_lib.wording import Words, words
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _ROOMS = {
     "audits.run": ("audit",),

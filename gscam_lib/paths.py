@@ -1,4 +1,4 @@
-"""Where the bundled data lies and where downloads go.
+"""Where the bundled data lies, where downloads go, and which version this is.
 
 Both are in the folder data of a checkout, or where GSCAM_DATA says; an installed package without
 either has no bundled data, and its downloads go to the user's own cache.
@@ -6,6 +6,8 @@ either has no bundled data, and its downloads go to the user's own cache.
 
 import os
 from pathlib import Path
+
+VERSION = "0.1.0"
 
 _given = os.environ.get("GSCAM_DATA")
 DATA = Path(_given or Path(__file__).resolve().parent.parent / "data").expanduser()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import matplotlib.pyplot as plt
@@ -16,19 +16,17 @@ import pandas as pd
 
 from gscam_lib.audits.gallery import Gallery
 from gscam_lib.audits.looking import CONTROLS
+from gscam_lib.audits.outcome import Outcome
 from gscam_lib.figures import as_png, charts, environment, save, style
 from gscam_lib.figures.decision import ENOUGH
 from gscam_lib.methods import title as method_title
-
-if TYPE_CHECKING:
-    from gscam_lib.audits.run import Audit
 
 MANY = 60  # rows of a table in the page; the CSV has all
 HIDDEN = {"photo", "fills", "words", "p"}  # what other columns say, too
 LABEL = 46  # letters of a label in a chart
 
 
-def write(audit: Audit, path: Path, photos: bool, blur_faces: bool, beside: bool) -> Path:
+def write(audit: Outcome, path: Path, photos: bool, blur_faces: bool, beside: bool) -> Path:
     """Write the page, and what stands beside it. Raises ValueError for a path that is no HTML."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"Got {path}; expected a file name that ends in .html.")
@@ -54,7 +52,7 @@ def _page() -> jinja2.Template:
     return jinja2.Environment(autoescape=True).from_string(text)  # names are never markup
 
 
-def contents(audit: Audit, photos: bool, blur_faces: bool) -> dict[str, Any]:
+def contents(audit: Outcome, photos: bool, blur_faces: bool) -> dict[str, Any]:
     """All that the page says, as text and tables."""
     gallery = Gallery(audit.collection, audit.seen, blur_faces) if photos else None
     galleries = _galleries(audit, gallery) if gallery else []
@@ -77,7 +75,7 @@ def contents(audit: Audit, photos: bool, blur_faces: bool) -> dict[str, Any]:
     }
 
 
-def about(audit: Audit) -> str:
+def about(audit: Outcome) -> str:
     """One line: how many photos, groups, which method."""
     seen, collection = audit.seen, audit.collection
     columns = ", ".join(collection.columns) or "no groups"
@@ -95,7 +93,7 @@ def about(audit: Audit) -> str:
 # ---------------------------------------------------------------- sentences
 
 
-def found(audit: Audit) -> list[str]:
+def found(audit: Outcome) -> list[str]:
     """What is decided, as sentences, suspects first."""
     lines = []
     for row in _records(audit.suspects, "found"):
@@ -114,7 +112,7 @@ def found(audit: Audit) -> list[str]:
     return lines
 
 
-def undecided(audit: Audit) -> list[str]:
+def undecided(audit: Outcome) -> list[str]:
     """What is not decided, and what the photos could have shown."""
     suspects, groups = audit.suspects, audit.groups
     few = int((suspects["photos"] < ENOUGH).sum())
@@ -132,7 +130,7 @@ def undecided(audit: Audit) -> list[str]:
     return lines
 
 
-def methods(audit: Audit) -> list[str]:
+def methods(audit: Outcome) -> list[str]:
     """How it was done, and what it cannot show."""
     asked = audit.seen.asked
     fills = ", ".join(asked.fills)
@@ -161,7 +159,7 @@ def methods(audit: Audit) -> list[str]:
     ]
 
 
-def again(audit: Audit) -> str:
+def again(audit: Outcome) -> str:
     """Python that runs the audit again, as far as it is written down."""
     asked, seen = audit.run["audit"], audit.seen
     maps = f"maps={len(seen.mapped)}, " if len(seen.mapped) < len(seen.names) else ""
@@ -174,7 +172,7 @@ def again(audit: Audit) -> str:
     )
 
 
-def settings(audit: Audit) -> str:
+def settings(audit: Outcome) -> str:
     """All that rows of the audit share, one thing a line."""
     lines = [f"library: {audit.run['library']}"]
     for part in ("model", "audit"):
@@ -194,7 +192,7 @@ def _faces(gallery: Gallery, blur: bool) -> str:
     )
 
 
-def _galleries(audit: Audit, gallery: Gallery) -> list[tuple[str, list[tuple[str, list[Any]]]]]:
+def _galleries(audit: Outcome, gallery: Gallery) -> list[tuple[str, list[tuple[str, list[Any]]]]]:
     found = []
     for p, prompt in enumerate(audit.seen.prompts):
         found.append((f"“{prompt}”: highest scores, with maps", gallery.highest(p)))
@@ -207,7 +205,7 @@ def _galleries(audit: Audit, gallery: Gallery) -> list[tuple[str, list[tuple[str
 # ---------------------------------------------------------------- tables and charts
 
 
-def _parts(audit: Audit, drawn: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+def _parts(audit: Outcome, drawn: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
     texts = {
         "suspects": ("Suspects", "What each suspect adds to the score beyond its controls; bold: "
                      "found."),
@@ -243,7 +241,7 @@ def _parts(audit: Audit, drawn: Mapping[str, tuple[str, str]]) -> list[dict[str,
     return parts
 
 
-def _figures(audit: Audit) -> dict[str, tuple[Any, str]]:
+def _figures(audit: Outcome) -> dict[str, tuple[Any, str]]:
     """Charts by name, each with its caption."""
     made = {}
     suspects = audit.suspects.dropna(subset=["low"])

@@ -6,25 +6,23 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from gscam_lib import __version__
 from gscam_lib.audits import evidence as tests
 from gscam_lib.audits import groups as between
 from gscam_lib.audits.copies import FILLS, WINDOWS
 from gscam_lib.audits.cost import cost
-from gscam_lib.audits.crops import Cluster, clusters
+from gscam_lib.audits.crops import clusters
 from gscam_lib.audits.looking import BYTES, Asked, look
+from gscam_lib.audits.outcome import Outcome
 from gscam_lib.audits.photos import Collection, Item, Photos, Table, as_text, collect
+from gscam_lib.audits.report import write
 from gscam_lib.audits.seen import Seen, read
 from gscam_lib.evaluation.rows import Rows
 from gscam_lib.evaluation.runner import identity
@@ -39,7 +37,7 @@ from gscam_lib.model.prompts import (
     check_prompts,
     label,
 )
-from gscam_lib.paths import MODELS
+from gscam_lib.paths import MODELS, VERSION
 from gscam_lib.trace import Model, load_model
 
 SCHEMA = pa.schema(
@@ -56,80 +54,8 @@ WORDS, NAMED = 40, 300  # control words; words that clusters are named from, wit
 FEW, MANY = 4999, 50_000  # samples of a test: more where many tests are corrected together
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What an audit found; `report(path)` writes it as one page.
-
-    suspects: prompt, suspect, kind (region, crops or group), photos, effect (what it adds to the
-    prompt's score beyond its controls), low, high, p photos, p words, p (the larger), p (Holm),
-    found, fills, words. groups: prompt, measure, column, group, other, photos, other photos,
-    difference, low, high, d, p, p (Holm), decided, detectable d, paired. evidence: what covering
-    and keeping the hottest window does. crops, skews, power: tables beside them. notes: sentences
-    on what was left out or could not be done.
-    """
-
-    model: str
-    collection: Collection
-    seen: Seen
-    suspects: pd.DataFrame
-    groups: pd.DataFrame
-    evidence: pd.DataFrame
-    skews: pd.DataFrame
-    power: pd.DataFrame
-    clusters: Mapping[str, Sequence[Cluster]] = field(repr=False)
-    notes: Sequence[str] = ()
-    run: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def crops(self) -> pd.DataFrame:
-        """Clusters: prompt, suspect, crops (members), photos that have it, share in each group."""
-        rows = []
-        for prompt, found in self.clusters.items():
-            for cluster in found:
-                row = {"prompt": prompt, "suspect": cluster.name, "crops": len(cluster.members),
-                       "photos": len(cluster.photos)}  # fmt: skip
-                rows.append(row | self._shares(cluster))
-        return pd.DataFrame(rows)
-
-    def _shares(self, cluster: Cluster) -> dict[str, float]:
-        has = np.isin(np.arange(len(self.seen.mapped)), cluster.photos)
-        table = self.collection.groups.iloc[self.seen.rows[self.seen.mapped]]
-        found = {}
-        for column in self.collection.columns:
-            values = as_text(table[column])
-            for value in sorted(set(values) - {""}):
-                found[f"{column} = {value}"] = float(has[values == value].mean())
-        return found
-
-    @cached_property
-    def rows(self) -> pd.DataFrame:
-        """One row for each photo and prompt: its groups, and every measure taken of it."""
-        taken = between.measures(self.seen)
-        table = self.collection.groups.iloc[self.seen.rows].reset_index(drop=True)
-        parts = []
-        for prompt in self.seen.prompts:
-            mine = {measure: v for (p, measure), v in taken.items() if p == prompt}
-            parts.append(pd.DataFrame({"photo": self.seen.names, "prompt": prompt}).join(table)
-                         .assign(**mine))  # fmt: skip
-        return pd.concat(parts, ignore_index=True)
-
-    @property
-    def stability(self) -> pd.DataFrame:
-        """Likeness of a prompt's maps to those of a moved photo, random channels, another prompt.
-
-        Pearson's correlation, means over the photos on which it was measured.
-        """
-        columns = ["photo moved", "random channels", "another prompt"]
-        values = self.seen.stable.mean(0) if len(self.seen.stable) else np.full(
-            (len(self.seen.prompts), 3), np.nan)  # fmt: skip
-        return pd.DataFrame(values, columns=columns).assign(
-            prompt=self.seen.prompts, photos=len(self.seen.stable)
-        )[["prompt", "photos", *columns]]
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """All tables by name, as `report` writes them to disk."""
-        names = ("suspects", "groups", "evidence", "crops", "skews", "power", "stability", "rows")
-        return {name: getattr(self, name) for name in names}
+class Audit(Outcome):
+    """What an audit found; `report(path)` writes it as one page. Its tables: see `Outcome`."""
 
     def report(
         self, path: Path | str, *, photos: bool = False, blur_faces: bool = False,
@@ -141,8 +67,6 @@ class Audit:
         the faces that scikit-image's cascade finds, which are not all. beside: also write
         report.md, the tables as CSV and the figures as PNG and PDF into the file's folder.
         """
-        from gscam_lib.audits.report import write
-
         return write(self, Path(path).expanduser(), photos, blur_faces, beside)
 
 
@@ -372,7 +296,7 @@ def _question(item: Item, stable: bool, mapped: bool) -> str:
 def manifest(model: Model, asked: Asked) -> dict[str, Any]:
     """What all rows of an audit share; a folder with another manifest is refused."""
     return {
-        "library": __version__,
+        "library": VERSION,
         "model": identity(model),
         "audit": {
             "prompts": [_identity(p) for p in asked.prompts],

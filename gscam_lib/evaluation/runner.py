@@ -17,7 +17,6 @@ import pandas as pd
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from gscam_lib import __version__
 from gscam_lib.boxes import Heatmap
 from gscam_lib.datasets import Example
 from gscam_lib.datasets.placement import placed
@@ -33,6 +32,7 @@ from gscam_lib.evaluation.questions import tabulate
 from gscam_lib.evaluation.rows import Rows, open_rows, read_rows
 from gscam_lib.heatmaps import heatmap
 from gscam_lib.model.prompts import UnknownPromptWarning
+from gscam_lib.paths import VERSION
 from gscam_lib.trace import Model, Trace, load_model
 
 
@@ -102,7 +102,7 @@ def evaluate(
 def manifest(model: Model, preset: Preset, points: int = POINTS) -> dict[str, Any]:
     """What all rows of a run share; a folder with another manifest is refused."""
     return {
-        "library": __version__,
+        "library": VERSION,
         "model": identity(model),
         "points": points,
         "preset": {key: _plain(value) for key, value in preset.settings().items()},

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gscam_lib import __version__
 from gscam_lib.evaluation import report
 from gscam_lib.evaluation.folder import MANIFEST, read_manifest
 from gscam_lib.evaluation.rows import read_rows, write_merged
@@ -31,6 +30,7 @@ from gscam_lib.paper.page import result_page
 from gscam_lib.paper.publish import FIGURES, PAGE, TABLES
 from gscam_lib.paper.run import ITEMS_FILE, METHODS_FILE, REASONS, RUNS, STEPS, read_items
 from gscam_lib.paper.values import Outcome, claims, read_outcome, values
+from gscam_lib.paths import VERSION
 
 MEMBERS, MOST, EACH = 20_000, 64 << 30, 16 << 30  # members, bytes of all, bytes of one
 RATIO = 200  # of a member's size to what it takes in the file: beyond it is a bomb
@@ -62,7 +62,7 @@ def pack(run: Path, out: Path) -> Path:
         for figure in sorted((run / FIGURES).glob("*.p[nd][gf]")):
             _put(folder / FIGURES / figure.name, figure.read_bytes())
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        about = {"gscam_lib": __version__, "python": platform.python_version(), **versions}
+        about = {"gscam_lib": VERSION, "python": platform.python_version(), **versions}
         _put(folder / "versions.json", _json(about))
         _put(folder / "croissant.json", _json(describe(folder, run.resolve().name)))
         kind = "reproduction" if reproduction else "evaluation"

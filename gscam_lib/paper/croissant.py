@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gscam_lib import __version__
 from gscam_lib.paper.plan import CITE
+from gscam_lib.paths import VERSION
 
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -92,7 +92,7 @@ def describe(folder: Path, name: str) -> dict[str, Any]:
         "license": "https://spdx.org/licenses/MIT.html",
         "url": "https://doi.org/10.1007/978-3-031-26316-3_35",
         "citeAs": CITE,
-        "version": __version__ if __version__.count(".") == 2 else "0.0.0",
+        "version": VERSION if VERSION.count(".") == 2 else "0.0.0",
         "distribution": files,
         "recordSet": records,
     }

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 import gscam_lib.evaluation.runner as runner
-from gscam_lib import __version__, scenes
+from gscam_lib import scenes
 from gscam_lib.datasets import Example, Selection, read_typographic
 from gscam_lib.evaluation.folder import claim
 from gscam_lib.evaluation.questions import known_examples, search_prompts, with_prompts
@@ -22,7 +22,7 @@ from gscam_lib.heatmaps import heatmap
 from gscam_lib.model.prompts import fill_all
 from gscam_lib.paper.plan import Item, K
 from gscam_lib.paper.worlds import IMAGENET, Job, World, jobs
-from gscam_lib.paths import DATA
+from gscam_lib.paths import DATA, VERSION
 from gscam_lib.trace import Model
 from gscam_lib.typography import TEMPLATE, attack, probabilities
 
@@ -51,7 +51,7 @@ def run(
     address or "local" runs all shards there. Raises ValueError for a folder of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    claim(out, {"library": __version__, "reproduction": world.settings()})
+    claim(out, {"library": VERSION, "reproduction": world.settings()})
     missing: dict[str, str] = {}
     loaded: dict[str, Model] = {}
     for job in jobs(items, without):

@@ -19,12 +19,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gscam_lib import __version__
 from gscam_lib.model.layers import Layer
 from gscam_lib.model.network import TOWERS, Network, paper_k
 from gscam_lib.model.photo import Preprocessing, photo_hash
 from gscam_lib.model.prompts import Prompt, check_prompts
 from gscam_lib.model.towers import Pooled, Seen, ViT, watch
+from gscam_lib.paths import VERSION
 from gscam_lib.trace.store import Store
 
 GRADIENT_BYTES = 2**28
@@ -78,7 +78,7 @@ class Trace:
         """What embeddings of masked copies depend on: weights, photo, its input, layer, version."""
         parts = (
             self.model.weights_sha, photo_hash(self.photo), str(self.preprocessing),
-            self.layer.name, __version__,
+            self.layer.name, VERSION,
         )  # fmt: skip
         return "-".join(parts)
 
