@@ -1,10 +1,13 @@
-"""Where the bundled data lies, where downloads go, and which version this is.
+"""Where data and downloads lie, which version this is, and how a file is written whole.
 
-Both are in the folder data of a checkout, or where GSCAM_DATA says; an installed package without
-either has no bundled data, and its downloads go to the user's own cache.
+Bundled data and downloads are in the folder data of a checkout, or where GSCAM_DATA says; an
+installed package without either has no bundled data, and its downloads go to the user's own cache.
 """
 
+import contextlib
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 VERSION = "0.1.0"
@@ -35,3 +38,15 @@ def missing() -> str:
         "with the installed package. Clone it, and set the environment variable GSCAM_DATA to its "
         "folder data."
     )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write into, which then takes its place: nobody sees a half of it."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

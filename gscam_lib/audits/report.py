@@ -20,6 +20,7 @@ from gscam_lib.audits.outcome import Outcome
 from gscam_lib.figures import as_png, charts, environment, save, style
 from gscam_lib.figures.decision import ENOUGH
 from gscam_lib.methods import title as method_title
+from gscam_lib.paths import whole_file
 
 MANY = 60  # rows of a table in the page; the CSV has all
 HIDDEN = {"photo", "fills", "words", "p"}  # what other columns say, too
@@ -32,9 +33,8 @@ def write(audit: Outcome, path: Path, photos: bool, blur_faces: bool, beside: bo
         raise ValueError(f"Got {path}; expected a file name that ends in .html.")
     content = contents(audit, photos, blur_faces)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(_page().render(content), encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.write_text(_page().render(content), encoding="utf-8")
     if beside:
         path.with_suffix(".md").write_text(markdown(content), encoding="utf-8")
         for name, table in audit.tables().items():

@@ -13,6 +13,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gscam_lib.paths import whole_file
+
 MANIFEST, QUESTIONS = "run.json", "questions.parquet"
 LONG = 80  # letters of a value in a message
 
@@ -44,7 +46,8 @@ def claim_questions(folder: Path, questions: pa.Table, rows: str) -> None:
     """
     path = folder / QUESTIONS
     if not path.is_file():
-        _replace(path, questions)
+        with whole_file(path) as file:
+            pq.write_table(questions, file)
     stored = pq.read_table(path, columns=["question"])
     with duckdb.connect() as db:
         db.register("stored", stored)
@@ -65,7 +68,8 @@ def claim_questions(folder: Path, questions: pa.Table, rows: str) -> None:
             "folder for this run."
         )
     if new:
-        _replace(path, questions)
+        with whole_file(path) as file:
+            pq.write_table(questions, file)
 
 
 def differences(there: Mapping[str, Any], run: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -108,15 +112,6 @@ def _write_once(path: Path, text: str) -> None:
     except FileExistsError:
         pass
     except OSError:  # no hard links here
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _replace(path: Path, table: pa.Table) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        pq.write_table(table, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

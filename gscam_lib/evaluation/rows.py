@@ -32,6 +32,7 @@ from gscam_lib.evaluation.folder import (
     read_manifest,
 )
 from gscam_lib.evaluation.measures import COLUMNS
+from gscam_lib.paths import whole_file
 
 Row = dict[str, Any]
 SECONDS = 20.0  # at most this much work is lost when a run is killed
@@ -139,17 +140,12 @@ class Rows:
             self._waiting = []
         if self.folder is None or not self._kept:
             return
-        whole = pa.concat_tables(self._kept)
-        name = f"part-{uuid.uuid4().hex[:12]}.parquet"
-        partial = self.folder / (name + ".partial")
-        stamped = whole.replace_schema_metadata({RUN: self._stamp.encode()})
+        part = pa.concat_tables(self._kept).replace_schema_metadata({RUN: self._stamp.encode()})
         try:
             self._claim(self.folder)
-            pq.write_table(stamped, partial)
-            partial.rename(self.folder / name)
+            with whole_file(self.folder / f"part-{uuid.uuid4().hex[:12]}.parquet") as file:
+                pq.write_table(part, file)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
             self._warn(error)
         else:
             self._kept = []
@@ -396,13 +392,7 @@ def _merged(db: duckdb.DuckDBPyConnection, folder: Path) -> str:
 def write_merged(folder: Path | str, out: Path | str) -> int:
     """Put all rows of a folder into one Parquet file, atomically; returns how many there are."""
     target = Path(out).expanduser()
-    partial = target.with_name(target.name + ".partial")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _database() as db:
-        query = _merged(db, Path(folder).expanduser())
-        try:
-            _write(db, query, partial)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    with _database() as db, whole_file(target) as file:
+        _write(db, _merged(db, Path(folder).expanduser()), file)
     return int(pq.read_metadata(target).num_rows)

@@ -26,11 +26,10 @@ from gscam_lib.evaluation import report
 from gscam_lib.evaluation.folder import MANIFEST, read_manifest
 from gscam_lib.evaluation.rows import read_rows, write_merged
 from gscam_lib.paper.croissant import describe
-from gscam_lib.paper.page import result_page
-from gscam_lib.paper.publish import FIGURES, PAGE, TABLES
-from gscam_lib.paper.run import ITEMS_FILE, METHODS_FILE, REASONS, RUNS, STEPS, read_items
-from gscam_lib.paper.values import Outcome, claims, read_outcome, values
-from gscam_lib.paths import VERSION
+from gscam_lib.paper.publish import FIGURES, PAGE, TABLES, from_rows
+from gscam_lib.paper.run import ITEMS_FILE, METHODS_FILE, REASONS, RUNS, STEPS
+from gscam_lib.paper.values import outcome_of, read_outcome
+from gscam_lib.paths import VERSION, whole_file
 
 MEMBERS, MOST, EACH = 20_000, 64 << 30, 16 << 30  # members, bytes of all, bytes of one
 RATIO = 200  # of a member's size to what it takes in the file: beyond it is a bomb
@@ -81,7 +80,7 @@ def _pack_reproduction(run: Path, folder: Path) -> None:
             _put(folder / name, (run / name).read_bytes())
     for step in sorted((run / STEPS).glob("*.csv")):
         _put(folder / STEPS / step.name, step.read_bytes())
-    for name, content in _reproduction_tables(outcome).items():
+    for name, content in from_rows(outcome).items():
         _put(folder / name, content)
 
 
@@ -96,16 +95,6 @@ def _pack_rows(run: Path, folder: Path, name: str) -> None:
     target.parent.mkdir(exist_ok=True)
     write_merged(run, target)
     _put(folder / RUNS / name / MANIFEST, (run / MANIFEST).read_bytes())
-
-
-def _reproduction_tables(outcome: Outcome) -> dict[str, bytes]:
-    """All that is made from rows alone."""
-    numbers, said = values(outcome), claims(outcome)
-    return {
-        f"{TABLES}/values.csv": numbers.to_csv(index=False).encode(),
-        f"{TABLES}/claims.csv": said.to_csv(index=False).encode(),
-        PAGE: result_page(outcome, numbers, said).encode(),
-    }
 
 
 def _evaluation_tables(rows: pd.DataFrame) -> dict[str, bytes]:
@@ -131,17 +120,12 @@ def _zip(folder: Path, out: Path, kind: str) -> Path:
     sums = {name: _sha256(path.open("rb")) for name, path in zip(names, files, strict=True)}
     _put(folder / "manifest.json", _json({"form": FORM, "kind": kind, "sha256": sums}))
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in ["manifest.json", *names]:
-                stored = zipfile.ZipInfo(name, DATE)
-                stored.compress_type = zipfile.ZIP_DEFLATED
-                stored.external_attr = 0o644 << 16
-                archive.writestr(stored, (folder / name).read_bytes())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ["manifest.json", *names]:
+            stored = zipfile.ZipInfo(name, DATE)
+            stored.compress_type = zipfile.ZIP_DEFLATED
+            stored.external_attr = 0o644 << 16
+            archive.writestr(stored, (folder / name).read_bytes())
     return out
 
 
@@ -266,9 +250,8 @@ def _sums(folder: Path, sums: Mapping[str, str]) -> list[str]:
 def _again(folder: Path, kind: str, found: Checked) -> dict[str, bytes]:
     """Tables and page from the rows of an unpacked archive."""
     rows = {p.stem: pd.read_parquet(p) for p in sorted((folder / "rows").glob("*.parquet"))}
-    networks = {n: read_manifest(folder / RUNS / n).get("model", {}) for n in rows}
     for name, frame in rows.items():
-        model = networks[name]
+        model = read_manifest(folder / RUNS / name).get("model", {})
         found.lines.append(
             f"{name}: {len(frame)} rows, {model.get('name')} of weights {model.get('weights')}"
         )
@@ -278,15 +261,7 @@ def _again(folder: Path, kind: str, found: Checked) -> dict[str, bytes]:
     frames = {name: _typed(frame) for name, frame in rows.items()}
     if kind == "evaluation":
         return _evaluation_tables(frames["rows"])
-    labels = {
-        n: json.loads((folder / RUNS / n / METHODS_FILE).read_text(encoding="utf-8")) for n in rows
-    }
-    steps = {p.stem: pd.read_csv(p, keep_default_na=False) for p in (folder / STEPS).glob("*.csv")}
-    reasons = folder / REASONS
-    missing = json.loads(reasons.read_text(encoding="utf-8")) if reasons.is_file() else {}
-    settings = read_manifest(folder)["reproduction"]
-    outcome = Outcome(settings, frames, labels, steps, missing, read_items(folder), networks)
-    return _reproduction_tables(outcome)
+    return from_rows(outcome_of(folder, frames))
 
 
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from gscam_lib.heatmaps import heatmap
 from gscam_lib.model.prompts import fill_all
 from gscam_lib.paper.plan import Item, K
 from gscam_lib.paper.worlds import IMAGENET, Job, World, jobs
-from gscam_lib.paths import DATA, VERSION
+from gscam_lib.paths import DATA, VERSION, whole_file
 from gscam_lib.trace import Model
 from gscam_lib.typography import TEMPLATE, attack, probabilities
 
@@ -71,8 +70,12 @@ def run(
         elif item.step == "none":
             missing[item.id] = "; ".join(item.deviations)
     if shard[0] == 0:
-        _write_items(out / ITEMS_FILE, [*read_items(out), *(item.id for item in items)])
-        _keep_reasons(out / REASONS, missing, {i.id for i in items})
+        asked = {item.id for item in items}
+        _write_json(out / ITEMS_FILE, sorted({*read_json(out / ITEMS_FILE, []), *asked}))
+        earlier = read_json(out / REASONS, {})  # of calls that asked for others, too
+        _write_json(
+            out / REASONS, {k: why for k, why in earlier.items() if k not in asked} | missing
+        )
     return missing
 
 
@@ -81,21 +84,16 @@ def _reason(error: Exception) -> str:
     return str(error).replace(f"{DATA.parent}/", "")
 
 
-def read_items(out: Path) -> list[str]:
-    """The rows of the plan that a folder was asked for, in all calls."""
-    path = out / ITEMS_FILE
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+def read_json(path: Path, absent: Any = None) -> Any:
+    """What a file holds, or what stands for one that is not there. Raises FileNotFoundError."""
+    if absent is not None and not path.is_file():
+        return absent
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _write_items(path: Path, names: Sequence[str]) -> None:
-    path.write_text(json.dumps(sorted(set(names))) + "\n", encoding="utf-8")
-
-
-def _keep_reasons(path: Path, missing: dict[str, str], asked: Collection[str]) -> None:
-    """Put why rows were not run beside those of earlier calls that asked for others."""
-    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept = {name: why for name, why in there.items() if name not in asked}
-    path.write_text(json.dumps(kept | missing, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+def _write_json(path: Path, value: Any) -> None:
+    with whole_file(path) as file:
+        file.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _run_job(
@@ -130,11 +128,9 @@ def _run_job(
 
 def _label(path: Path, labels: dict[str, str]) -> None:
     """Keep what the plan's methods are called in a folder's rows, those of earlier calls too."""
-    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    there = read_json(path, {})
     if not labels.items() <= there.items():
-        partial = path.with_suffix(f".{uuid.uuid4().hex[:8]}.partial")
-        partial.write_text(json.dumps(there | labels, indent=1, sort_keys=True) + "\n")
-        partial.replace(path)
+        _write_json(path, there | labels)
 
 
 def _model(world: World, role: str, loaded: dict[str, Model]) -> Model:
@@ -187,9 +183,8 @@ def _once(path: Path, make: Callable[[], pd.DataFrame], what: str, say: Say) -> 
         say(f"{what}: …")
         table = make()
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        table.to_csv(partial, index=False)
-        partial.replace(path)
+        with whole_file(path) as file:
+            table.to_csv(file, index=False)
     return pd.read_csv(path, keep_default_na=False)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from gscam_lib.evaluation.folder import read_manifest
 from gscam_lib.evaluation.rows import read_rows
 from gscam_lib.figures.decision import ENOUGH, decided
 from gscam_lib.paper.plan import CLAIMS, ITEMS, Claim, Expected, Item, expected
-from gscam_lib.paper.run import METHODS_FILE, REASONS, RUNS, STEPS, read_items
+from gscam_lib.paper.run import ITEMS_FILE, METHODS_FILE, REASONS, RUNS, STEPS, read_json
 from gscam_lib.paper.worlds import PROTOCOLS, jobs
 
 INSTANCES = 10_000  # of which the paper took the total variation
@@ -63,19 +62,23 @@ def read_outcome(out: Path) -> Outcome:
     """What a folder of `gscam reproduce` holds. Raises FileNotFoundError and ValueError."""
     if not (out / "run.json").is_file():
         raise FileNotFoundError(f"No run.json in {out}; run `gscam reproduce --out {out}` first.")
+    return outcome_of(out, {
+        folder.name: read_rows(folder)
+        for folder in sorted((out / RUNS).glob("*"))
+        if next(folder.glob("part-*.parquet"), None) and (folder / METHODS_FILE).is_file()
+    })  # fmt: skip
+
+
+def outcome_of(out: Path, rows: Mapping[str, pd.DataFrame]) -> Outcome:
+    """Rows by folder, and what else a run's folder or unpacked archive holds. Raises ValueError."""
     settings = read_manifest(out).get("reproduction")
     if settings is None:
         raise ValueError(f"{out} is no folder of `gscam reproduce`: its run.json says otherwise.")
-    rows, labels, networks = {}, {}, {}
-    for folder in sorted((out / RUNS).glob("*")):
-        if next(folder.glob("part-*.parquet"), None) and (folder / METHODS_FILE).is_file():
-            rows[folder.name] = read_rows(folder)
-            networks[folder.name] = read_manifest(folder).get("model", {})
-            labels[folder.name] = json.loads((folder / METHODS_FILE).read_text(encoding="utf-8"))
+    networks = {name: read_manifest(out / RUNS / name).get("model", {}) for name in rows}
+    labels = {name: read_json(out / RUNS / name / METHODS_FILE) for name in rows}
     steps = {p.stem: pd.read_csv(p, keep_default_na=False) for p in (out / STEPS).glob("*.csv")}
-    reasons = out / REASONS
-    missing = json.loads(reasons.read_text(encoding="utf-8")) if reasons.is_file() else {}
-    return Outcome(settings, rows, labels, steps, missing, read_items(out), networks)
+    missing, items = read_json(out / REASONS, {}), read_json(out / ITEMS_FILE, [])
+    return Outcome(settings, rows, labels, steps, missing, items, networks)
 
 
 # ---------------------------------------------------------------- numbers

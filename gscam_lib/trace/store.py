@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from gscam_lib.paths import whole_file
 
 
 class Store:
@@ -50,13 +51,9 @@ class Store:
         whole = self.read() | {c: e.detach().cpu() for c, e in embeddings.items()}
         channels = sorted(whole)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_suffix(f".{os.getpid()}.tmp")
         tensors = {
             "channels": torch.tensor(channels),
             "embeddings": torch.stack([whole[c] for c in channels]).float().contiguous(),
         }
-        try:
-            save_file(tensors, partial, metadata={"key": self.key})
-            partial.replace(self.file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(self.file) as file:
+            save_file(tensors, file, metadata={"key": self.key})
