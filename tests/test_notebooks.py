@@ -15,11 +15,11 @@ import sys
 import traceback
 from pathlib import Path
 
-import IPython.display
 import matplotlib.pyplot as plt
 import mistakes
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 import gscam_lib as gs
@@ -33,6 +33,7 @@ NOTEBOOKS = book.notebooks()
 BUNDLED = sorted(path.name for path in MODELS.iterdir() if path.is_dir())
 READERS_PHOTO = Path("../data/scenes/single/images/0000.jpg")  # as a notebook would name it
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def read(path):
@@ -43,14 +44,49 @@ def code(path):
     return [c for c in read(path).cells if c.cell_type == "code"]
 
 
-def nbmake(path, figures):
+def in_a_kernel(notebook, path, figures):
+    """Under nbmake, as a reader would have it."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake"]
     environment = {**os.environ, "GSCAM_FIGURES": str(figures), "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(ROOT)  # the library beside the notebooks
-    return subprocess.run(
+    done = subprocess.run(
         [*command, "--nbmake-timeout=600", str(path)],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def in_a_fork(notebook, path, figures):
+    """In a process of its own: what a kernel does, without the seconds that one takes to start."""
+    gs.load_model("mini-rn")  # torch and all else is loaded before the fork, and once
+    problem = figures.with_suffix(".problem")
+    given = (notebook, path.parent, figures, problem)
+    process = multiprocessing.get_context("fork").Process(target=run_cells, args=given)
+    process.start()
+    process.join(600)
+    if process.is_alive():
+        process.kill()
+        pytest.fail("still running after 600 s")
+    assert not problem.exists(), problem.read_text()[-3000:]
+    assert process.exitcode == 0
+
+
+def run_cells(notebook, folder, figures, problem):
+    try:
+        os.chdir(folder)
+        os.environ["GSCAM_FIGURES"] = str(figures)
+        shell = InteractiveShell.instance(colors="nocolor")
+        for number, cell in enumerate(notebook.cells):
+            if cell.cell_type == "code":
+                with contextlib.redirect_stdout(io.StringIO()) as out:
+                    done = shell.run_cell(cell.source)
+                if not done.success:
+                    problem.write_text(f"cell {number}\n{out.getvalue()}")
+                    break
+                plt.close("all")
+    except BaseException:
+        problem.write_text(traceback.format_exc())
+    os._exit(0)  # without what pytest does at its end
 
 
 def test_the_series_is_whole():
@@ -78,12 +114,18 @@ def rehearsed(path, folder):
 
 
 @by_name
+@forks
 def test_notebook_runs(path, tmp_path):
-    """With its small setting, figures put elsewhere, so that committed ones stay as they are."""
+    """With its small setting, figures put elsewhere, so that committed ones stay as they are.
+
+    The first in a kernel of its own, the others in one with all loaded (`make figures` runs all in
+    kernels).
+    """
     before, figures = path.read_bytes(), tmp_path / "figures"
     in_class = path.with_name(f"class_{path.name}").is_file()
-    done = nbmake(rehearsed(path, tmp_path / "class") if in_class else path, figures)
-    assert done.returncode == 0, done.stdout[-3000:]
+    run = in_a_kernel if path == NOTEBOOKS[0] else in_a_fork
+    copy = rehearsed(path, tmp_path / "class") if in_class else path
+    run(runner.with_settings(copy, {}), copy, figures)
     assert path.read_bytes() == before
     assert {p.stem for p in figures.glob("*.png")} == {n for n, _ in book.saved_figures(path)}
 
@@ -96,37 +138,11 @@ def other_settings():
                 yield pytest.param(path, values, id=name)
 
 
-def run_cells(path, values, figures, problem):
-    """In a process of its own: what a kernel does, without the seconds that one takes to start."""
-    os.chdir(path.parent)
-    os.environ["GSCAM_FIGURES"] = str(figures)
-    space = {"__name__": "__main__", "display": IPython.display.display}
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            for number, cell in enumerate(runner.with_settings(path, values).cells):
-                if cell.cell_type == "code":
-                    exec(compile(cell.source, f"{path.name}, cell {number}", "exec"), space)
-                    plt.close("all")
-    except BaseException:
-        problem.write_text(traceback.format_exc())
-    os._exit(0)  # without what pytest does at its end
-
-
 @pytest.mark.parametrize(("path", "values"), list(other_settings()))
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@forks
 def test_notebook_runs_with_other_settings(path, values, tmp_path):
     """With every bundled model, and with one prompt, K = 1 and a photo of the reader's."""
-    gs.load_model("mini-rn")  # torch and all else is loaded before the fork, and once
-    problem = tmp_path / "problem"
-    given = (path, values, tmp_path / "figures", problem)
-    process = multiprocessing.get_context("fork").Process(target=run_cells, args=given)
-    process.start()
-    process.join(600)
-    if process.is_alive():
-        process.kill()
-        pytest.fail("still running after 600 s")
-    assert not problem.exists(), problem.read_text()[-3000:]
-    assert process.exitcode == 0
+    in_a_fork(runner.with_settings(path, values), path, tmp_path / "figures")
 
 
 @by_name

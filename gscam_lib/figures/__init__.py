@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gscam_lib.figures.claims import CLAIM, say
-from gscam_lib.figures.files import FOLDER, as_png, environment, save
+from gscam_lib.figures.files import as_png, environment, save
 from gscam_lib.figures.letters import readable, signed
 from gscam_lib.figures.looks import GREY, REFERENCE, look, style, use_style
 from gscam_lib.figures.maps import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BOX_COLOR",
     "CLAIM",
-    "FOLDER",
     "GREY",
     "REFERENCE",
     "TRUTH_COLOR",

@@ -33,9 +33,6 @@ def _folder() -> Path:
     return shipped / "mine" if shipped.is_dir() else Path.cwd() / "figures"
 
 
-FOLDER = _folder()
-
-
 def as_png(
     figure: Figure, caption: str = "", *, dpi: float | str = "figure", lossless: bool = False
 ) -> bytes:
@@ -59,11 +56,11 @@ def save(
     *,
     dpi: float | None = None,
     lossless: bool | None = None,
-    folder: Path = FOLDER,
+    folder: Path | None = None,
 ) -> Path:
     """Write a figure as PNG and PDF with its caption inside. Returns the PNG's path.
 
-    folder: that in GSCAM_FIGURES (`make figures` sets it), or else figures/mine, so that shipped
+    folder: None is that in GSCAM_FIGURES (`make figures` sets it), or figures/mine, so that shipped
     figures, their index and credits stay as they are. lossless: photos in all their shades, at 300
     dots per inch, for print; None: as GSCAM_LOSSLESS=1 says; by default small files. The files
     hold no dates, so the same figure is the same bytes. A figure that is there and looks the same,
@@ -72,6 +69,7 @@ def save(
     if lossless is None:
         lossless = os.environ.get("GSCAM_LOSSLESS", "") not in ("", "0")
     dpi = dpi or (PRINT if lossless else mpl.rcParams["savefig.dpi"])
+    folder = _folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     png = folder / f"{name}.png"
     pdf = png.with_suffix(".pdf")
