@@ -5,6 +5,7 @@ Each runs under nbmake with the small setting that its first cell carries (metad
 
 import ast
 import contextlib
+import functools
 import io
 import multiprocessing
 import os
@@ -44,7 +45,14 @@ def code(path):
     return [c for c in read(path).cells if c.cell_type == "code"]
 
 
-def in_a_kernel(notebook, path, figures):
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory):
+    """A folder for embeddings of masked copies, which notebooks ask for again and again."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "kept"
+
+
+def in_a_kernel(notebook, path, figures, kept):
     """Under nbmake, as a reader would have it."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake"]
     environment = {**os.environ, "GSCAM_FIGURES": str(figures), "OMP_NUM_THREADS": "1"}
@@ -56,11 +64,11 @@ def in_a_kernel(notebook, path, figures):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
-def in_a_fork(notebook, path, figures):
+def in_a_fork(notebook, path, figures, kept):
     """In a process of its own: what a kernel does, without the seconds that one takes to start."""
     gs.load_model("mini-rn")  # torch and all else is loaded before the fork, and once
     problem = figures.with_suffix(".problem")
-    given = (notebook, path.parent, figures, problem)
+    given = (notebook, path.parent, figures, kept, problem)
     process = multiprocessing.get_context("fork").Process(target=run_cells, args=given)
     process.start()
     process.join(600)
@@ -71,8 +79,9 @@ def in_a_fork(notebook, path, figures):
     assert process.exitcode == 0
 
 
-def run_cells(notebook, folder, figures, problem):
+def run_cells(notebook, folder, figures, kept, problem):
     try:
+        gs.Model.trace = functools.partialmethod(gs.Model.trace, cache=kept)
         os.chdir(folder)
         os.environ["GSCAM_FIGURES"] = str(figures)
         shell = InteractiveShell.instance(colors="nocolor")
@@ -115,17 +124,16 @@ def rehearsed(path, folder):
 
 @by_name
 @forks
-def test_notebook_runs(path, tmp_path):
+def test_notebook_runs(path, tmp_path, kept):
     """With its small setting, figures put elsewhere, so that committed ones stay as they are.
 
-    The first in a kernel of its own, the others in one with all loaded (`make figures` runs all in
-    kernels).
+    One in a kernel of its own, the others in a fork (`make figures` runs all in kernels).
     """
     before, figures = path.read_bytes(), tmp_path / "figures"
     in_class = path.with_name(f"class_{path.name}").is_file()
-    run = in_a_kernel if path == NOTEBOOKS[0] else in_a_fork
+    run = in_a_kernel if path.stem == "09_your_own" else in_a_fork
     copy = rehearsed(path, tmp_path / "class") if in_class else path
-    run(runner.with_settings(copy, {}), copy, figures)
+    run(runner.with_settings(copy, {}), copy, figures, kept)
     assert path.read_bytes() == before
     assert {p.stem for p in figures.glob("*.png")} == {n for n, _ in book.saved_figures(path)}
 
@@ -140,9 +148,9 @@ def other_settings():
 
 @pytest.mark.parametrize(("path", "values"), list(other_settings()))
 @forks
-def test_notebook_runs_with_other_settings(path, values, tmp_path):
+def test_notebook_runs_with_other_settings(path, values, tmp_path, kept):
     """With every bundled model, and with one prompt, K = 1 and a photo of the reader's."""
-    in_a_fork(runner.with_settings(path, values), path, tmp_path / "figures")
+    in_a_fork(runner.with_settings(path, values), path, tmp_path / "figures", kept)
 
 
 @by_name
