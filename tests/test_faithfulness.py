@@ -26,7 +26,7 @@ def resnet_trace(resnet, photo):
 
 
 @torch.no_grad()
-def test_curves_equal_a_plain_loop(resnet_trace):
+def test_curves_equal_a_plain_loop(resnet, photo, resnet_trace):
     """One pixel after the other by hand, on the input's own grid; any batch size."""
     size, step = resnet_trace.model.input_size, 1000
     values = np.random.default_rng(0).permutation(size * size).reshape(size, size)
@@ -42,7 +42,8 @@ def test_curves_equal_a_plain_loop(resnet_trace):
         ].detach()
         expected.append(float(naive.logit_of(resnet_trace.model, features, "a dog")))
     for batch_size in (1, 4, 64):
-        found = deletion(resnet_trace, "a dog", values, step=step, batch_size=batch_size)
+        trace = resnet.trace(photo, batch_size=batch_size)  # each computes its own
+        found = deletion(trace, "a dog", values, step=step)
         np.testing.assert_allclose(found, expected, atol=2e-4)
 
 

@@ -1,7 +1,6 @@
 """methods/perturbation.py: exact expectations, known limits, hand computations."""
 
 import itertools
-from functools import partial
 
 import naive
 import numpy as np
@@ -91,15 +90,14 @@ def rise(trace, prompt=PROMPT, **options):
 
 
 @pytest.mark.parametrize("method", [rise, sscam])
-def test_seeds_and_batches(vit, photo, trace, monkeypatch, method):
+def test_seeds_and_batches(vit, photo, trace, method):
     state = torch.get_rng_state()
     found = method(trace)
     assert torch.equal(torch.get_rng_state(), state)
     torch.testing.assert_close(method(vit.trace(photo), seed=0), found)
     assert not torch.allclose(method(trace, seed=1), found)
-    other = vit.trace(photo)
-    monkeypatch.setattr(other, "embed_copies", partial(other.embed_copies, batch_size=3))
-    torch.testing.assert_close(method(other), found, atol=1e-4, rtol=1e-4)
+    other = method(vit.trace(photo, batch_size=3))
+    torch.testing.assert_close(other, found, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["rise", "sscam", "ablationcam", "scorecam"])
@@ -215,10 +213,8 @@ def test_ablation_by_hand(photo, tower):
 
 def test_activations_can_be_replaced_at_every_stage(model, photo):
     for layer in (-1, -2):
-        trace = model.trace(photo, layer=layer)
-        same = trace.embed_activations(
-            lambda i, t=trace: t.activations.repeat(len(i), 1, 1, 1), 3, batch_size=2
-        )
+        trace = model.trace(photo, layer=layer, batch_size=2)
+        same = trace.embed_activations(lambda i, t=trace: t.activations.repeat(len(i), 1, 1, 1), 3)
         torch.testing.assert_close(same, trace.embedding.expand(3, -1), atol=1e-5, rtol=0)
 
 

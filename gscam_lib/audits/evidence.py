@@ -36,9 +36,7 @@ EVIDENCE = ("prompt", "method", "what", "photos", "effect", "low", "high", "p", 
 # ---------------------------------------------------------------- what the map shows
 
 
-def evidence(
-    seen: Seen, collection: Collection, method: int = 0, *, samples: int = SAMPLES
-) -> pd.DataFrame:
+def evidence(seen: Seen, collection: Collection) -> pd.DataFrame:
     """What the hottest window does, covered and alone, against windows elsewhere: a table.
 
     Rows for each prompt: covering the hottest beyond equally large ones elsewhere, and beyond the
@@ -47,8 +45,8 @@ def evidence(
     """
     rows, of = [], _units(seen, collection)
     for p, prompt in enumerate(seen.prompts):
-        photos, hot = seen.hottest(p, method)
-        cold = seen.coldest(p, method)
+        photos, hot = seen.hottest(p)
+        cold = seen.coldest(p)
         taken = seen.drop[..., p]
         what = {
             "covering the hottest − elsewhere": seen.beyond(photos, hot, taken),
@@ -56,8 +54,8 @@ def evidence(
             "the hottest alone − others alone": seen.beyond(photos, hot, seen.alone[..., p]),
         }
         for name, values in what.items():
-            rows.append({"prompt": prompt, "method": seen.asked.methods[method], "what": name,
-                         **_tested(values, of[photos], samples)})  # fmt: skip
+            rows.append({"prompt": prompt, "method": seen.asked.methods[0], "what": name,
+                         **_tested(values, of[photos], SAMPLES)})  # fmt: skip
     table = pd.DataFrame(rows, columns=[c for c in EVIDENCE if c not in ("p (Holm)", "decided")])
     correct(table, table["photos"], "decided")
     return table[list(EVIDENCE)]

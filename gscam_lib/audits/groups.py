@@ -17,7 +17,7 @@ from gscam_lib.figures.decision import ENOUGH, LEVEL, decided
 
 Array = np.ndarray[Any, Any]
 POWER, CHUNK = 0.8, 500  # what is asked of a test; shuffles made at once
-TOP = 0.1  # of the photos, for skew@k
+TOP, DRAWN = 0.1, 500  # of the photos, for skew@k; samples of its interval
 SIZES = {"small": 0.2, "medium": 0.5, "large": 0.8}  # Cohen's d
 GROUPS = ("prompt", "measure", "column", "group", "other", "photos", "other photos", "difference",
           "low", "high", "d", "p", "p (Holm)", "decided", "detectable d", "paired")  # fmt: skip
@@ -37,9 +37,7 @@ def sides(values: Array) -> Iterator[tuple[str, str, Array, Array]]:
             yield name, "the rest", values == name, (values != name) & (values != "")
 
 
-def difference(
-    values: Array, inside: Array, outside: Array, *, samples: int, seed: int = 0
-) -> dict[str, Array]:
+def difference(values: Array, inside: Array, outside: Array, *, samples: int) -> dict[str, Array]:
     """Differences of means between two sets of photos: arrays (K,) of difference, low, high, p, d.
 
     values: (N, K). low, high: 95 %, photos drawn again within each set; p: photos change sets at
@@ -48,12 +46,12 @@ def difference(
     a, b = values[inside].astype(float), values[outside].astype(float)
     both = np.concatenate([a, b])
     gap = a.mean(0) - b.mean(0)
-    drawn = _means(a, samples, seed) - _means(b, samples, seed + samples)
+    drawn = _means(a, samples, 0) - _means(b, samples, samples)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     extreme, total = np.zeros(values.shape[1]), both.sum(0)
     for start in range(0, samples, CHUNK):
         count = min(CHUNK, samples - start)
-        sums = _shuffles(len(both), len(a), seed + start)[:count] @ both
+        sums = _shuffles(len(both), len(a), start)[:count] @ both
         shuffled = sums / len(a) - (total - sums) / len(b)
         extreme += (np.abs(shuffled) >= np.abs(gap) - 1e-12).sum(0)
     sigma = both.std(0)
@@ -86,7 +84,7 @@ def _means(values: Array, samples: int, seed: int) -> Array:
 # ---------------------------------------------------------------- tables
 
 
-def measures(seen: Seen, method: int = 0) -> dict[tuple[str, str], Array]:
+def measures(seen: Seen) -> dict[tuple[str, str], Array]:
     """One number a photo: (prompt, measure) -> (N,), NaN where a photo has none.
 
     score; probability, its softmax among the prompts, and rank among them (1: highest), where there
@@ -104,11 +102,11 @@ def measures(seen: Seen, method: int = 0) -> dict[tuple[str, str], Array]:
         if several:
             found[prompt, "probability"] = shares[:, p]
             found[prompt, "rank"] = ranks[:, p].astype(float)
-        photos, hot = seen.hottest(p, method)
+        photos, hot = seen.hottest(p)
         for name, what in (("cover", seen.drop[..., p]), ("alone", seen.alone[..., p])):
             found[prompt, name] = _spread(seen, photos, seen.beyond(photos, hot, what))
         for region, of in seen.regions.items():
-            share = seen.share(region, p, method)
+            share = seen.share(region, p)
             found[prompt, f"heat on {region}"] = _spread(seen, of.photos, share)
     return found
 
@@ -224,7 +222,7 @@ def _by_unit(
     return mean["value"].to_numpy(), mean["in"].to_numpy(bool), ~mean["in"].to_numpy(bool)
 
 
-def skews(seen: Seen, collection: Collection, *, samples: int = 500) -> pd.DataFrame:
+def skews(seen: Seen, collection: Collection) -> pd.DataFrame:
     """Skew@k: log of a group's share among the k photos of highest score over its share of all.
 
     k: a tenth of the photos, at least ten. Columns: prompt, column, group, k, skew, low, high (95
@@ -234,7 +232,7 @@ def skews(seen: Seen, collection: Collection, *, samples: int = 500) -> pd.DataF
     n = len(seen.names)
     k = min(n, max(10, round(TOP * n)))
     rng = np.random.default_rng(0)
-    drawn = [np.arange(n), *rng.integers(0, n, (samples, n))]
+    drawn = [np.arange(n), *rng.integers(0, n, (DRAWN, n))]
     rows = []
     for column in collection.columns:
         values = as_text(collection.groups[column].iloc[seen.rows])

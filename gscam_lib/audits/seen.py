@@ -86,9 +86,9 @@ class Seen:
         photos = np.flatnonzero(np.isfinite(heat).all(1))
         return photos, heat[photos].argmax(1)
 
-    def coldest(self, prompt: int, method: int = 0) -> Array:
+    def coldest(self, prompt: int) -> Array:
         """The coldest window of the photos of `hottest`."""
-        heat = self.heat[:, method, prompt]
+        heat = self.heat[:, 0, prompt]
         return np.asarray(heat[np.isfinite(heat).all(1)].argmin(1))
 
     def beyond(self, photos: Array, windows: Array, drop: Array | None = None) -> Array:
@@ -102,10 +102,10 @@ class Seen:
         own = taken[np.arange(len(photos)), windows]
         return np.asarray(own - np.einsum("nw,nw...->n...", weights, taken))
 
-    def share(self, region: str, prompt: int, method: int = 0) -> Array:
+    def share(self, region: str, prompt: int) -> Array:
         """Share of the heat on a region, on the photos that have it; NaN on flat maps: (n,)."""
         seen = self.regions[region]
-        maps = self.maps[seen.photos, method, prompt]
+        maps = self.maps[seen.photos, 0, prompt]
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray((maps * seen.masks).sum((1, 2)) / maps.sum((1, 2)))
 

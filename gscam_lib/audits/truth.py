@@ -167,8 +167,7 @@ def _words() -> list[str]:
 
 def benchmark(
     model: Model, methods: Sequence[str] = (), *, out: Path | str | None = None,
-    photos: int = PHOTOS, mapped: int = MAPPED, scenes: int = SCENES, repeats: int = REPEATS,
-    progress: bool = False,
+    repeats: int = REPEATS, progress: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
     """Audit all worlds: a row for each world and each way, see `judge`.
 
@@ -177,11 +176,11 @@ def benchmark(
     the prompt's vector alone, so every photo is covered and cut once for all of them.
     """
     methods = list(methods or METHODS.get(model.name, ("gscorecam", "gradcam", "random_channels")))
-    planting = pool(scenes, 1)
+    planting = pool(SCENES, 1)
     embedded = embeddings(model, planting, progress)
     asked = worlds(model, embedded, planting, repeats)
-    shown = [*pool(mapped, 2), *pool(photos - mapped, 3)]
-    first = frozenset(range(mapped))
+    shown = [*pool(MAPPED, 2), *pool(PHOTOS - MAPPED, 3)]
+    first = frozenset(range(MAPPED))
     collection = _collection(shown)
     question = Asked(
         [w.prompt for w in asked], _words()[::2], methods, ["mean"], frozenset(), first

@@ -26,9 +26,9 @@ LEVELS = tuple(i / 20 for i in range(20))
 TOP = 0.1  # of the channels, by gradient
 
 
-def on_a_grid(activations: Tensor, side: int = SIDE) -> Array:
-    """Channels (C, h, w) as maps (C, side, side) from 0 to 1; constant ones are 0."""
-    large = F.interpolate(activations.detach()[None].float(), (side, side), mode="bilinear")[0]
+def on_a_grid(activations: Tensor) -> Array:
+    """Channels (C, h, w) as maps (C, SIDE, SIDE) from 0 to 1; constant ones are 0."""
+    large = F.interpolate(activations.detach()[None].float(), (SIDE, SIDE), mode="bilinear")[0]
     maps: Array = large.relu().cpu().numpy()
     low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
     return np.asarray((maps - low) / np.maximum(high - low, 1e-8))
@@ -37,7 +37,7 @@ def on_a_grid(activations: Tensor, side: int = SIDE) -> Array:
 def iou_auc(channel: Array, truth: Sequence[BoxLike]) -> float:
     """Area under the best IoU of a channel's box over LEVELS, by trapezoids.
 
-    channel: (side, side) from 0 to 1; truth: boxes in its pixels. At each level the box is that of
+    channel: (SIDE, SIDE) from 0 to 1; truth: boxes in its pixels. At each level the box is that of
     the region whose rectangle is largest; where there is none, the first pixel.
     """
     grey = np.rint(channel * 255)

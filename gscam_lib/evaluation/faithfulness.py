@@ -37,21 +37,20 @@ def insertion(
     *,
     blur: Blur = "gaussian",
     step: int | None = None,
-    batch_size: int | None = None,
 ) -> np.ndarray[Any, Any]:
     """Scores while the hottest pixels come first into the blurred photo: (steps + 1,).
 
     values: a heatmap's, of any size; blur: 11 × 11, σ = 5, on the preprocessed pixels: "gaussian",
     reflected at the border, or "rise", the released code's kernel, which is nearly a box and takes
     what lies outside for 0; step: pixels of the S × S input that change at a time (None: S, as in
-    RISE); batch_size: None takes the trace's. The scores are logits, or probabilities for targets
-    held against distractors. `metrics.area_under` gives the AUC: the higher, the better.
+    RISE). The scores are logits, or probabilities for targets held against distractors.
+    `metrics.area_under` gives the AUC: the higher, the better.
     Raises ValueError. Petsiuk et al., RISE, BMVC 2018.
     """
     if blur not in get_args(Blur):
         raise ValueError(f"Got blur={blur!r}; expected {' or '.join(get_args(Blur))}.")
     start = _blurred(trace.pixels, blur)
-    return _curve(trace, prompt, values, start, trace.pixels, step, batch_size, blur)
+    return _curve(trace, prompt, values, start, trace.pixels, step, blur)
 
 
 def deletion(
@@ -60,14 +59,13 @@ def deletion(
     values: np.ndarray[Any, Any],
     *,
     step: int | None = None,
-    batch_size: int | None = None,
 ) -> np.ndarray[Any, Any]:
     """Scores while the hottest pixels go first, to the mean colour: (steps + 1,); lower is better.
 
     values, step and scores: as for `insertion`. Petsiuk et al., RISE, BMVC 2018.
     """
     empty = torch.zeros_like(trace.pixels)
-    return _curve(trace, prompt, values, trace.pixels, empty, step, batch_size, "empty")
+    return _curve(trace, prompt, values, trace.pixels, empty, step, "empty")
 
 
 def _curve(
@@ -77,7 +75,6 @@ def _curve(
     before: Tensor,
     after: Tensor,
     step: int | None,
-    batch_size: int | None,
     ground: str,
 ) -> np.ndarray[Any, Any]:
     size = trace.pixels.shape[1] * trace.pixels.shape[2]
@@ -98,9 +95,7 @@ def _curve(
 
     # The copies depend on the map alone: one that serves several prompts is embedded once.
     key = ("curve", ground, step, hashlib.sha256(place.cpu().numpy().tobytes()).digest())
-    embeddings = trace.keep(
-        key, lambda: trace.embed_copies(copies, count + 1, batch_size=batch_size)
-    )
+    embeddings = trace.keep(key, lambda: trace.embed_copies(copies, count + 1))
     scores = trace.model.scores(embeddings, prompt)
     scores = scores.exp() if as_target(prompt).against else scores
     return np.asarray(scores.cpu().numpy(), dtype=np.float64)

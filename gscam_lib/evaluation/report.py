@@ -304,10 +304,10 @@ def groups_to_markdown(table: pd.DataFrame, column: str) -> str:
     return _markdown(pd.DataFrame(lines.values()).fillna("–"))
 
 
-def report(rows: pd.DataFrame, about: str = "") -> str:
+def report(rows: pd.DataFrame) -> str:
     """All tables of one run as Markdown: methods, tests, classes beside the published, sizes.
 
-    rows: of one model and preset; about: a line more on what was run.
+    rows: of one model and preset.
     """
     table, tests = summarize(rows), paired_tests(rows, columns=["iou"])
     classes, sizes = by_classes(rows), by_size(rows)
@@ -316,7 +316,7 @@ def report(rows: pd.DataFrame, about: str = "") -> str:
     headline = PUBLISHED[PUBLISHED["group"] == "all"].iloc[0]
     tags = "; ".join(f"[{tag}] {meaning}" for tag, meaning in TAGS.items())
     return "\n\n".join([
-        f"## All methods\n\n{to_markdown(table)}", _about(rows, about),
+        f"## All methods\n\n{to_markdown(table)}", _about(rows),
         f"## Against each other, by best IoU\n\n{tests_to_markdown(tests)}",
         "Paired over the same questions; intervals and tests over images; p corrected for the "
         "number of methods (Holm). Decided is what this p puts below .05.",
@@ -331,7 +331,7 @@ def report(rows: pd.DataFrame, about: str = "") -> str:
     ]) + "\n"  # fmt: skip
 
 
-def _about(rows: pd.DataFrame, more: str) -> str:
+def _about(rows: pd.DataFrame) -> str:
     model, preset = rows["model"].iloc[0], rows["preset"].iloc[0]
     asked = rows.groupby("method", sort=False)["image_id"].nunique()
     fewer = [f"{title(m)} on {n} images" for m, n in asked.items() if n < asked.max()]
@@ -342,9 +342,9 @@ def _about(rows: pd.DataFrame, more: str) -> str:
     facts = [
         f"weights: {model}", f"data: {', '.join(dict.fromkeys(rows['source']))}",
         f"{len(set(_images(rows)))} images, {len(rows[QUESTION].drop_duplicates())} pairs",
-        f"preset {preset}", *fewer, "95 % intervals over images", more,
+        f"preset {preset}", *fewer, "95 % intervals over images",
     ]  # fmt: skip
-    return "; ".join(fact for fact in facts if fact)
+    return "; ".join(facts)
 
 
 def _pairs(table: pd.DataFrame) -> str:
@@ -353,7 +353,7 @@ def _pairs(table: pd.DataFrame) -> str:
     return ", ".join(f"{int(n)} pairs of {g}" for g, n in zip(ours.group, ours.pairs, strict=True))
 
 
-def write_report(rows: pd.DataFrame, folder: Path | str, about: str = "") -> str:
+def write_report(rows: pd.DataFrame, folder: Path | str) -> str:
     """Write table.md, and table, tests, classes and sizes as CSV; return the Markdown."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -363,7 +363,7 @@ def write_report(rows: pd.DataFrame, folder: Path | str, about: str = "") -> str
     }  # fmt: skip
     for name, frame in frames.items():
         frame.to_csv(folder / f"{name}.csv", index=False)
-    text = report(rows, about)
+    text = report(rows)
     (folder / "table.md").write_text(text, encoding="utf-8")
     return text
 

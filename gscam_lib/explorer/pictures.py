@@ -16,6 +16,7 @@ from gscam_lib.figures import BOX_COLOR, TRUTH_COLOR, overlay
 
 Array = np.ndarray[Any, Any]
 CONTOUR_COLOR = "#FFD34D"
+SIDE = 420  # pixels of a picture's longer side
 
 
 def colors() -> tuple[float, ...]:
@@ -63,15 +64,13 @@ def draw(
     box: Sequence[float] | None = None,
     truth: Sequence[Sequence[float]] = (),
     contour: str | float | None = None,
-    side: int = 420,
 ) -> Image.Image:
     """Lay a map over its photo, with boxes and the outline of what is hot.
 
-    photo: (H, W, 3) uint8; values: (H, W) in [0, 1]; contour: a threshold as in `hot_pixels`;
-    side: the longer side of the picture in pixels.
+    photo: (H, W, 3) uint8; values: (H, W) in [0, 1]; contour: a threshold as in `hot_pixels`.
     """
     mixed = Image.fromarray(overlay(photo, values, opacity=opacity))
-    scale = side / max(mixed.size)
+    scale = SIDE / max(mixed.size)
     size = (max(1, round(mixed.width * scale)), max(1, round(mixed.height * scale)))
     picture = mixed.resize(size, Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(picture)

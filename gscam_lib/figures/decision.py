@@ -27,16 +27,16 @@ def decided(found: Mapping[str, Any], *, tests: int = 1) -> bool:
     return bool(enough and (found["low"] > 0 or found["high"] < 0) and p < LEVEL)
 
 
-def verdict(what: str, found: Mapping[str, Any], *, tests: int = 1) -> str:
+def verdict(what: str, found: Mapping[str, Any]) -> str:
     """One sentence on a paired difference: its mean, its interval, and whether it is `decided`.
 
     what: such as "gScoreCAM − Grad-CAM, IoU"; found: difference, low, high and p, as `gs.compare`
-    gives them; tests: how many comparisons are made together (see also `verdicts`).
+    gives them; of several comparisons made together, `verdicts` gives one sentence each.
     """
     low, high = found["low"], found["high"]
-    if decided(found, tests=tests):
+    if decided(found):
         says = f"the first is {'higher' if low > 0 else 'lower'}, the interval leaves out 0"
-        if "p (Holm)" in found or tests > 1:
+        if "p (Holm)" in found:
             says += " and the corrected p is below .05"
     elif found.get("images", ENOUGH) < ENOUGH:
         says = f"not decided, {found['images']} images are too few"

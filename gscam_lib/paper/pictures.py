@@ -78,18 +78,16 @@ class Studio:
         return heatmap(trace, example.prompt, asked)
 
 
-def draw(
-    folder: Path, outcome: Outcome, world: World, items: Sequence[Item], *, again: bool = False
-) -> list[Path]:
+def draw(folder: Path, outcome: Outcome, world: World, items: Sequence[Item]) -> list[Path]:
     """Draw the figures of rows of the plan that have rows; those that are there stay.
 
-    again: draw those anew. Returns the PNG files; a row without what its figure needs has none.
+    Returns the PNG files; a row without what its figure needs has none.
     """
     studio, drawn = Studio(outcome, world), []
     for item in items:
         make = FIGURES.get(item.id)
         png = folder / f"{item.id}.png"
-        if make is None or (png.is_file() and not again):
+        if make is None or png.is_file():
             continue
         with figures.style():
             made = make(studio, item)

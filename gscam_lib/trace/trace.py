@@ -229,24 +229,19 @@ class Trace:
             self._kept[key] = compute()
         return self._kept[key]
 
-    def embed_copies(
-        self, make: Callable[[range], Tensor], count: int, *, batch_size: int | None = None
-    ) -> Tensor:
+    def embed_copies(self, make: Callable[[range], Tensor], count: int) -> Tensor:
         """Unit embeddings (count, D) of altered copies of the preprocessed photo.
 
         make: gives the copies (n, 3, S, S) of a range of indices; it is asked batch by batch.
         """
-        ranges = self._ranges(count, batch_size)
-        parts = [self._embed(make(indices), fast=True) for indices in ranges]
+        parts = [self._embed(make(indices), fast=True) for indices in self._ranges(count)]
         return torch.cat(parts) if parts else self.embedding.new_zeros((0, len(self.embedding)))
 
-    def _ranges(self, count: int, batch_size: int | None) -> list[range]:
-        size = batch_size or self.batch_size
+    def _ranges(self, count: int) -> list[range]:
+        size = self.batch_size
         return [range(i, min(i + size, count)) for i in range(0, count, size)]
 
-    def embed_activations(
-        self, make: Callable[[range], Tensor], count: int, *, batch_size: int | None = None
-    ) -> Tensor:
+    def embed_activations(self, make: Callable[[range], Tensor], count: int) -> Tensor:
         """Unit embeddings (count, D) of the photo with the layer's activations replaced.
 
         make: gives activations (n, C, h, w) for a range of indices; it is asked batch by batch.
@@ -263,7 +258,7 @@ class Trace:
 
         try:
             with self.model.lock, hooked([(self.layer.module, replace)]):
-                return torch.cat([run(indices) for indices in self._ranges(count, batch_size)])
+                return torch.cat([run(indices) for indices in self._ranges(count)])
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
