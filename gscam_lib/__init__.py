@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from gscam_lib.explorer import attack_composer, explore
     from gscam_lib.heatmaps import heatmap, several, stream, sweep
     from gscam_lib.methods import METHODS
+    from gscam_lib.methods.wording import Words, words
     from gscam_lib.model.prompts import Knowledge, Target, UnknownPromptWarning
     from gscam_lib.model.published import bundled_models
     from gscam_lib.trace import Model, Trace, load_model
-    from gscam_lib.wording import Words, words
 
 __version__ = VERSION
 
@@ -46,7 +46,7 @@ _ROOMS = {
     "model.prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
     "model.published": ("bundled_models",),
     "trace": ("Model", "Trace", "load_model"),
-    "wording": ("Words", "words"),
+    "methods.wording": ("Words", "words"),
 }
 # No room may have the name of a function here: importing it would hide the function.
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -26,8 +26,8 @@ TO_DO = (
     "whether the line is right, or what is wrong. Before each figure, say what you expect."
 )
 IMPORTS = (
-    "from gscam_lib import classroom  # what checks the blanks\n"
-    f"from gscam_lib.classroom import {EMPTY}"
+    "from gscam_lib.explorer import classroom  # what checks the blanks\n"
+    f"from gscam_lib.explorer.classroom import {EMPTY}"
 )
 
 

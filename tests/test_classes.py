@@ -10,8 +10,8 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from gscam_lib import classroom
-from gscam_lib.classroom import FILL_ME_IN
+from gscam_lib.explorer import classroom
+from gscam_lib.explorer.classroom import FILL_ME_IN
 from notebooks import classes
 
 FOLDER = classes.FOLDER

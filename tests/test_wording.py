@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import gscam_lib as gs
+from gscam_lib.methods.wording import WORD_METHODS
 from gscam_lib.model.text import cut, pieces, without
-from gscam_lib.wording import WORD_METHODS
 
 SENTENCE = "Two skateboarders, a dog & one apple"  # sub-words, capitals, punctuation
 LENGTH = TEXT["context_length"]

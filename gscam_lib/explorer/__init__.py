@@ -4,7 +4,8 @@
 
 `panel` and `composer` say which controls there are, as data of `controls`, and what they ask for;
 `live` is the widget, drawn by `view.js`, which the page of `page` shares; `engine` computes;
-`worker` lets the newest request win; `server` shares one model among visitors. No formulas here.
+`worker` lets the newest request win; `server` shares one model among visitors; `classroom` checks
+the blanks of class notebooks. No formulas here.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ from gscam_lib.explorer.request import (
 )
 from gscam_lib.explorer.worker import PERIOD, Count
 from gscam_lib.methods import METHODS
+from gscam_lib.methods.wording import words
 from gscam_lib.trace import Trace
 from gscam_lib.trace.model import Model
-from gscam_lib.wording import words
 
 KEPT_TRACES = 8  # a warm trace of 1,024 channels keeps some 10 MB
 KEPT_UPLOADS, KEPT_EACH = 64, 4  # of all visitors, of one: at most 3 MB each

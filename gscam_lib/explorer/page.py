@@ -15,9 +15,9 @@ from gscam_lib.explorer import controls as c
 from gscam_lib.explorer.photos import Photo
 from gscam_lib.explorer.pictures import colors
 from gscam_lib.explorer.request import Request
+from gscam_lib.methods.wording import words
 from gscam_lib.model.photo import Geometry
 from gscam_lib.trace import Trace
-from gscam_lib.wording import words
 
 PIXELS = 500_000  # of the photo in a page; larger ones are reduced
 FLOATS = 500_000  # activations stored in 32 bits; more are stored in 16

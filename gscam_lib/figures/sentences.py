@@ -14,7 +14,7 @@ from gscam_lib.figures.letters import readable
 from gscam_lib.figures.looks import GREY, HUES, OURS
 
 if TYPE_CHECKING:
-    from gscam_lib.wording import Words
+    from gscam_lib.methods.wording import Words
 
 FOR, AGAINST = OURS, HUES[0]
 DEEPEST = 0.6  # of a colour at most: black letters keep 7 : 1 on it
