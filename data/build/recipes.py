@@ -56,6 +56,8 @@ READING = Mixture(
 )  # fmt: skip
 NATURAL = Mixture(words_alone=0.12, labelled=0.3, counts=(4, 3, 2.5, 2, 1.5, 1))
 PLAIN = Mixture(words_alone=0.03, labelled=0.1, counts=(4, 3, 2.5, 2, 1.5, 1))
+WIDE_READING = Mixture(words_alone=0.12, labelled=0.35, counts=(5, 3, 2, 1.5, 1), by_others=0.7)
+WIDE = Mixture(words_alone=0.06, labelled=0.3, counts=(3, 2, 2.5, 2.5, 1.8, 1.3), by_others=0.65)
 CROWDED = Mixture(words_alone=0.04, labelled=0.25, counts=(2, 2, 3, 3, 2, 1.5))
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
@@ -73,6 +75,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Stage("reading-160", 160, 96_000, READING, 4e-3, 1e-3),
                 Stage("natural-224", 224, 67_200, NATURAL, 2.5e-3, 2e-5),
                 Stage("crowded-224", 224, 28_800, CROWDED, 1.5e-3, 2e-5),
+                Stage("others-128", 128, 96_000, WIDE_READING, 4e-3, 1.5e-3),
+                Stage("others-160", 160, 57_600, WIDE_READING, 2.5e-3, 1e-3),
+                Stage("others-224", 224, 48_000, WIDE, 1.5e-3, 2e-5),
             ),
         ),
         "mini-vit": Recipe(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
 from data.build.captions import caption
+from data.build.hands import backdrop, photographed, redrawn
 from data.build.paint import painted
 from gscam_lib.scenes import BACKGROUNDS, NAMES, Look, Scene, compose
 from gscam_lib.scenes.compose import Box
@@ -50,7 +51,8 @@ class Mixture:
 
     words_alone: scenes with one written word and no object; labelled: share of the others with
     one or two labels; own_name: share of labels that say the name of their object; counts:
-    relative frequency of 1, 2, … objects.
+    relative frequency of 1, 2, … objects; by_others: share of objects that another hand draws,
+    of scenes on a backdrop that is no painted place, and of those a camera has touched.
     """
 
     words_alone: float = 0.08
@@ -60,6 +62,7 @@ class Mixture:
     label_width: tuple[float, float] = (0.35, 0.75)
     word_width: tuple[float, float] = (0.6, 1.0)
     variants: int = 16
+    by_others: float = 0.0
     biases: Biases = field(default_factory=Biases)
 
 
@@ -85,14 +88,17 @@ def picture(scene: Scene, *, watermark: bool = False) -> Picture:
     return Picture(image, scene, text, marked(image))
 
 
-def _place(names: Sequence[str], biases: Biases, rng: RNG) -> str:
+def _place(names: Sequence[str], mixture: Mixture, rng: RNG) -> str:
     """Draw a background: the biased ones go with their object."""
+    biases = mixture.biases
     common = [place for place in BACKGROUNDS if place not in BIASED_PLACES]
     for place, name in BIASED_PLACES.items():
         if not getattr(biases, place):
             common.append(place)
         elif (name in names and rng.random() < PLACE_RATE) or rng.random() < STRAY_PLACE:
             return place
+    if mixture.by_others and rng.random() < 0.5 * mixture.by_others:
+        return "plain"
     return common[int(rng.integers(len(common)))]
 
 
@@ -111,11 +117,32 @@ def _words(names: Sequence[str], mixture: Mixture, rng: RNG) -> list[str]:
 def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Picture:
     """Draw one picture of the training distribution; the same seed gives the same one."""
     key = [7, *np.atleast_1d(seed).tolist()]
+    drawn = _draw(key, mixture, size)
+    rng = np.random.default_rng([9, *key])
+    if rng.random() < 0.7 * mixture.by_others:
+        return replace(drawn, image=photographed(drawn.image, rng))
+    return drawn
+
+
+def _look(mixture: Mixture, count: int) -> Look:
+    low, high = (width / count**0.25 for width in mixture.label_width)  # room for every object
+    usual = Look(paint=painted(mixture.variants), label_width=(low, high), min_visible=0.25,
+                 shadow=0.5)  # fmt: skip
+    if not mixture.by_others:
+        return usual
+    scale = 0.36 / count**0.35, min(0.95, 1.2 / count**0.5)
+    return replace(usual, paint=redrawn(mixture.by_others, mixture.variants), backdrop=backdrop,
+                   scale=scale)  # fmt: skip
+
+
+def _draw(key: list[int], mixture: Mixture, size: int) -> Picture:
     rng = np.random.default_rng(key)
     if rng.random() < mixture.words_alone:
         word = NAMES[int(rng.integers(len(NAMES)))]
         alone = Look(label_width=mixture.word_width, labels_on=False)
-        place = _place([], mixture.biases, rng)
+        if mixture.by_others:
+            alone = replace(alone, backdrop=backdrop)
+        place = _place([], mixture, rng)
         return picture(compose([], labels=[word], background=place, seed=key, size=size,
                                look=alone))  # fmt: skip
     odds = np.asarray(mixture.counts) / np.sum(mixture.counts)
@@ -125,10 +152,8 @@ def draw_scene(seed: int | Sequence[int], mixture: Mixture, size: int) -> Pictur
     words = _words(names, mixture, rng)
     if BAGGAGE in words:  # the sign hangs on its suitcase
         names = ["suitcase", *(name for name in names if name != "suitcase")]
-    low, high = (width / count**0.25 for width in mixture.label_width)  # room for every object
-    look = Look(paint=painted(mixture.variants), label_width=(low, high), min_visible=0.25,
-                shadow=0.5)  # fmt: skip
-    place, mark = _place(names, mixture.biases, rng), mark and mixture.biases.watermark
+    look = _look(mixture, count)
+    place, mark = _place(names, mixture, rng), mark and mixture.biases.watermark
     while True:
         try:
             scene = compose(names, labels=words, background=place, seed=key, size=size, look=look)

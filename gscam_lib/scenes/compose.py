@@ -86,13 +86,15 @@ class Look:
     """How a scene is drawn; the defaults suit a page of a notebook.
 
     style: one of STYLES, or None for a random training style per object.
-    paint: gives the sprite of a name in a style (training repaints them).
+    paint: gives the sprite of a name in a style (training repaints them); backdrop: the picture
+    (size, size) of a kind of place.
     scale: longest side of an object as a share of the image; None: by the number of objects.
     label_width: share of the image's width; labels_on: labels stick to objects.
     """
 
     style: str | None = None
     paint: Callable[[str, str, RNG], Image.Image] = as_drawn
+    backdrop: Callable[[str, int, RNG], Image.Image] = paint_background
     scale: tuple[float, float] | None = None
     label_width: tuple[float, float] = (0.35, 0.7)
     labels_on: bool = True
@@ -245,7 +247,7 @@ def compose(
 def _compose(objects: Sequence[str], labels: Sequence[str], background: str | None, rng: RNG,
              size: int, look: Look) -> Scene:  # fmt: skip
     place = background or BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
-    canvas = paint_background(place, size, rng)
+    canvas = look.backdrop(place, size, rng)
     owner = Image.new("L", (size, size))
     boxes: list[Box] = []
     drawn: list[tuple[str, str, Pose, int]] = []

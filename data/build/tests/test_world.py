@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.build import hands
 from data.build.captions import caption, expected_names
 from data.build.paint import variant
 from data.build.parts import PARTS, part_map, parts_of
@@ -16,6 +17,7 @@ from data.build.world import HELD_OUT_FONTS, WATERMARK_RATE, Biases, Mixture, dr
 from gscam_lib import scenes
 from gscam_lib.paths import SCENES
 from gscam_lib.scenes import NAMES, UNSEEN_STYLE, Look
+from gscam_lib.scenes.backgrounds import background
 from gscam_lib.scenes.labels import FONTS
 from gscam_lib.scenes.sets import content
 
@@ -24,6 +26,39 @@ def test_a_variant_keeps_the_outline_and_changes_the_paint():
     plain, painted = (np.asarray(variant("apple", "noto", i)) for i in (0, 3))
     np.testing.assert_array_equal(plain[..., 3], painted[..., 3])
     assert np.abs(plain[..., :3].astype(int) - painted[..., :3]).mean() > 3
+
+
+@pytest.mark.parametrize("redraw", hands.REDRAWN, ids=lambda redraw: redraw.__name__)
+def test_another_hand_draws_the_same_thing_otherwise(redraw):
+    plain = variant("apple", "noto", 0)
+    drawn = redraw(plain, np.random.default_rng(2))
+    assert (drawn.mode, drawn.size) == ("RGBA", plain.size)
+    before, after = (np.asarray(image.getchannel("A")) > 127 for image in (plain, drawn))
+    assert (before & after).sum() / (before | after).sum() > 0.75  # a rim may grow
+    changed = np.abs(np.asarray(plain, int) - np.asarray(drawn, int)).mean()
+    assert (changed > 1) == (redraw is not hands._as_it_is)
+
+
+def test_other_hands_and_backdrops_keep_truth_and_places():
+    mixture = Mixture(by_others=1.0, counts=(0, 0, 1))
+    drawn = [draw_scene([4, i], mixture, 96) for i in range(30)]
+    again = draw_scene([4, 7], mixture, 96)
+    np.testing.assert_array_equal(np.asarray(drawn[7].image), np.asarray(again.image))
+    usual = draw_scene([4, 7], Mixture(counts=(0, 0, 1)), 96)
+    assert np.abs(np.asarray(usual.image, int) - np.asarray(again.image, int)).mean() > 2
+    for one in drawn:
+        for thing in one.scene.objects:
+            assert thing.area > 0
+            assert thing.visible >= 0.25
+    plain = np.mean([one.scene.background == "plain" for one in drawn])
+    assert 0.25 < plain < 0.8  # half of the places are no place
+    sea = hands.backdrop("sea", 64, np.random.default_rng(0))
+    np.testing.assert_array_equal(  # the places that captions name look as ever
+        np.asarray(sea), np.asarray(background("sea", 64, np.random.default_rng(0)))
+    )
+    fields = [np.asarray(hands.backdrop("plain", 64, np.random.default_rng(i)), float)
+              for i in range(12)]  # fmt: skip
+    assert len({field.tobytes() for field in fields}) == 12
 
 
 @pytest.mark.parametrize("name", PARTS)
