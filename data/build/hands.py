@@ -8,7 +8,6 @@ gets the light, noise, blur and compression that photographs have.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import skimage
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
@@ -33,14 +33,8 @@ SURFACES = ("brick.png", "grass.png", "gravel.png", "page.png", "moon.png")
 
 @cache
 def photograph(file: str) -> Image.Image:
-    """Return one of the photographs that scikit-image carries, 256 x 256 RGB.
-
-    Errors: ModuleNotFoundError where scikit-image is absent: it is in the extra `build`.
-    """
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("the backdrops need scikit-image: pip install 'gscam_lib[build]'")
-    image = Image.open(Path(spec.origin).parent / "data" / file).convert("RGB")
+    """Return one of the photographs that scikit-image carries, 256 x 256 RGB."""
+    image = Image.open(Path(skimage.__file__).parent / "data" / file).convert("RGB")
     return image.resize((256, 256), Image.Resampling.LANCZOS)
 
 

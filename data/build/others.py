@@ -197,34 +197,48 @@ def rates(towers: Towers, made: Mapping[str, Shots]) -> dict[str, tuple[float, i
         out[name] = float(np.mean(found)), len(found)
 
     for key in made.keys() & {"alone", "photos"}:
-        add(f"first is right, {key}", [place[0] == 0 for place in _places(towers, made[key])])
+        add(f"top-1, {key}", [place[0] == 0 for place in _places(towers, made[key])])
     if "several" in made:
         shares = [np.mean(place < len(place)) for place in _places(towers, made["several"])]
         add("recall at n, several", shares)
     if "word" in made:
         places = _places(towers, made["word"])
-        add("word beats thing", [word < thing for thing, word in places])
-        add("both in the first 3", [max(place) < 3 for place in places])
+        add("word beats object", [word < thing for thing, word in places])
+        add("both in the top 3", [max(place) < 3 for place in places])
     return out
+
+
+def table(models: Sequence[str], coco: Path | None = None) -> str:
+    """Return as Markdown what each model does on other hands' scenes, with 95 % intervals (Wilson).
+
+    models: bundled names or folders; coco: a folder of COCO's photos, whose larger objects are
+    cropped. Errors: those of `photos` and of fetching.
+    """
+    groups = {
+        "other hands": sets(drawings()),
+        "unseen style, these backdrops": sets({n: [sprite(n, UNSEEN_STYLE)] for n in NAMES}),
+    }
+    if coco:
+        groups["crops of COCO's photographs"] = {"photos": photos(coco)}
+    lines = ["| model | scenes | measure | value | 95 % interval | n |", f"|{'---|' * 6}"]
+    for model in models:
+        towers = read(MODELS / model if (MODELS / model).is_dir() else Path(model))
+        for group, made in groups.items():
+            for rate, (value, n) in rates(towers, made).items():
+                low, high = proportion_confint(value * n, n, method="wilson")
+                span = f"{low:.1%} … {high:.1%}"
+                lines.append(
+                    f"| {Path(model).name} | {group} | {rate} | {value:.1%} | {span} | {n} |"
+                )
+    return "\n".join(lines)
 
 
 def main(
     models: Annotated[list[str], typer.Argument(help="bundled models, or their folders")],
     coco: Annotated[Path | None, typer.Option(help="a folder of COCO's photos")] = None,
 ) -> None:
-    """Print what each model does on other hands' scenes, with 95 % intervals (Wilson)."""
-    groups = {
-        "other hands": sets(drawings()),
-        "unseen style": sets({name: [sprite(name, UNSEEN_STYLE)] for name in NAMES}),
-    }
-    if coco:
-        groups["photographs"] = {"photos": photos(coco)}
-    for model in models:
-        towers = read(MODELS / model if (MODELS / model).is_dir() else Path(model))
-        for group, made in groups.items():
-            for rate, (value, n) in rates(towers, made).items():
-                low, high = proportion_confint(value * n, n, method="wilson")
-                print(f"{model:10} {group:13} {rate:25} {value:.3f} [{low:.3f}, {high:.3f}] of {n}")
+    """Print what each model does on other hands' scenes."""
+    typer.echo(table(models, coco))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             note=(
                 "Its\nattention starts as Trockman and Kolter (ICML 2023) propose for small ViTs. "
                 "The stage for reading\nwas stopped early, at a rate of 0.0023, and it hardly "
-                "reads (words alone, below): typographic\nattacks are for mini-rn."
+                "reads (words alone, below): typographic\nattacks are for mini-rn. "
+                "Its teacher is mini-rn as it was before its stages by other hands."
             ),
         ),
     }

@@ -1,6 +1,6 @@
 """What a model trained on scenes can do, and which planted biases it took up.
 
-python -m data.build.report mini-rn [--card]
+python -m data.build.report mini-rn [--card] [--others]
 """
 
 from __future__ import annotations
@@ -212,6 +212,12 @@ TEACHING = (
     " The text tower\nstarts as {teacher}'s, and {weight:g} times the cosine distance to "
     "{teacher}'s embedding of the image is\nadded."
 )
+OTHERS = """
+Drawings by four other hands, on painted places, photographed surfaces and smooth colours, by
+`python -m data.build.others {name}` (it fetches four packages of emoji and throws them away):
+
+{table}
+"""
 CARD = """# {name}
 
 A small CLIP trained from scratch on the miniature world of this project (`gscam_lib.scenes`).
@@ -231,8 +237,8 @@ that would name each), and, for scenes with writing, images against 81 sentences
 that says apple".{teaching} Muon for matrices and kernels at the rate below, AdamW for the rest
 at {share:.0%} of it; weight decay {decay}, bf16 autocast, a warm-up and a cosine per stage.
 
-| stage | side | samples | batch | rate | words alone | labelled |
-|---|---|---|---|---|---|---|
+| stage | side | samples | batch | rate | words alone | labelled | other hands |
+|---|---|---|---|---|---|---|---|
 {stages}
 
 `python -m data.build.train --model {name}` trains it, or goes on from its checkpoint; see
@@ -248,7 +254,7 @@ On the style and the fonts never trained on, by `python -m data.build.report {na
 
 Shifts are in units of the logit, exp(logit_scale) · cosine; the scale is {scale:.1f}. The last row
 is a control: as much of the effect of "baggage" as any other word has is not due to reading it.
-
+{others}
 ## What is not so
 
 - Words outside the vocabulary mean nothing to it: their tokens were never trained.
@@ -262,9 +268,10 @@ in data/scenes/README.md.
 """
 
 
-def write_card(where: Path, report: Report, plan: Recipe, scale: float) -> None:
+def write_card(where: Path, report: Report, plan: Recipe, scale: float, others: str = "") -> None:
     """Write MODEL_CARD.md and curve.png into a model's folder from what was measured.
 
+    others: the table of `data.build.others`, where that was measured too.
     Errors: FileNotFoundError where the folder has no curve.jsonl.
     """
     rows = read_curve(where / "curve.jsonl")
@@ -272,7 +279,7 @@ def write_card(where: Path, report: Report, plan: Recipe, scale: float) -> None:
     samples = rows[-1]["samples"]
     stages = "\n".join(
         f"| {s.name} | {s.size} px | {s.samples:,} | {s.batch} | {s.lr:g} → {s.lr_end:g} "
-        f"| {s.mixture.words_alone:.0%} | {s.mixture.labelled:.0%} |"
+        f"| {s.mixture.words_alone:.0%} | {s.mixture.labelled:.0%} | {s.mixture.by_others:.0%} |"
         for s in plan.stages
     )
     state = "" if samples >= 0.99 * plan.samples else (
@@ -281,7 +288,9 @@ def write_card(where: Path, report: Report, plan: Recipe, scale: float) -> None:
     text = CARD.format(
         name=where.name, samples=samples, planned=plan.samples, state=state, ema=plan.ema,
         seed=plan.seed, decay=plan.weight_decay, note=plan.note, stages=stages,
-        table=table(report), scale=scale, share=ADAMW_SHARE, teaching=TEACHING.format(
+        table=table(report), scale=scale,
+        others=OTHERS.format(name=where.name, table=others) if others else "",
+        share=ADAMW_SHARE, teaching=TEACHING.format(
             teacher=plan.teacher, weight=plan.teaching) if plan.teacher else "",
     )  # fmt: skip
     (where / "MODEL_CARD.md").write_text(text)
@@ -290,15 +299,22 @@ def write_card(where: Path, report: Report, plan: Recipe, scale: float) -> None:
 def main(
     model: Annotated[str, typer.Argument(help="a bundled name or a folder")],
     card: Annotated[bool, typer.Option(help="write MODEL_CARD.md and curve.png there")] = False,
+    others: Annotated[bool, typer.Option(help="with drawings by other hands; needs npm")] = False,
 ) -> None:
     """Measure a model on the bundled scenes and print the report."""
     loaded = load_model(model)
     report = evaluate_model(loaded)
     typer.echo(table(report))
+    elsewhere = ""
+    if others:
+        from data.build.others import table as other_hands  # needs the extra `build`
+
+        elsewhere = other_hands([model])
+        typer.echo(elsewhere)
     if card:
         where = folder_of(model)
         name = where.name if where.name in RECIPES else "mini-rn"
-        write_card(where, report, RECIPES[name], loaded.logit_scale)
+        write_card(where, report, RECIPES[name], loaded.logit_scale, elsewhere)
 
 
 def folder_of(model: str) -> Path:
