@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from skimage.filters import threshold_otsu
-from skimage.measure import label, regionprops
+import skimage  # its parts are imported when first used
 
 Box: TypeAlias = tuple[int, int, int, int]
 BoxLike: TypeAlias = Box | Sequence[float]
@@ -69,7 +68,9 @@ def heatmap_to_box(
         return None
     if rule == "union":
         return _box((*np.argwhere(hot).min(0), *(np.argwhere(hot).max(0) + 1)))
-    regions = regionprops(label(hot, connectivity=2), intensity_image=values)
+    regions = skimage.measure.regionprops(
+        skimage.measure.label(hot, connectivity=2), intensity_image=values
+    )
     sizes = {
         "largest_rectangle": lambda r: r.area_bbox,
         "largest_component": lambda r: r.area,
@@ -95,7 +96,7 @@ def hot_pixels(
     if grey.min() == grey.max():
         return np.zeros(values.shape, bool)
     if threshold == "otsu":
-        return np.asarray(grey > threshold_otsu(grey))
+        return np.asarray(grey > skimage.filters.threshold_otsu(grey))
     if isinstance(threshold, str):
         limit = float(np.percentile(values, float(threshold[1:])))
         return values >= limit if limit > 0 else values > 0
