@@ -43,10 +43,10 @@ _ROOMS = {
     "explorer": ("attack_composer", "explore"),
     "heatmaps": ("heatmap", "several", "stream", "sweep"),
     "methods": ("METHODS",),
+    "methods.wording": ("Words", "words"),
     "model.prompts": ("Knowledge", "Target", "UnknownPromptWarning"),
     "model.published": ("bundled_models",),
     "trace": ("Model", "Trace", "load_model"),
-    "methods.wording": ("Words", "words"),
 }
 # No room may have the name of a function here: importing it would hide the function.
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -20,7 +20,6 @@ from PIL import Image
 
 import gscam_lib as gs
 from gscam_lib.explorer import explore
-from gscam_lib.explorer.composer import WORDS
 from gscam_lib.explorer.engine import REST
 from gscam_lib.figures import overlay
 
@@ -393,7 +392,7 @@ def test_composer(server, browser):
 def composing(page):
     before, seen = text(page), picture(page)
     shares = page.locator(".gscam-bars span").all_inner_texts()
-    assert set(WORDS) & set(shares)
+    assert {"apple", "car"} <= set(shares)  # the first attack that works on these weights
     shot(
         page, "composer", f"The attack composer: an attack that works, both maps; weights: {MODEL}."
     )

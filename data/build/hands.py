@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -28,13 +27,13 @@ RNG = np.random.Generator
 Floats = NDArray[np.floating[Any]]
 Redraw = Callable[[Image.Image, RNG], Image.Image]
 REDRAWINGS, VARIANTS = 64, 16  # of every sprite: by other hands; by `paint`, to begin with
-SURFACES = ("brick.png", "grass.png", "gravel.png", "page.png", "moon.png")
+SURFACES = ("brick", "grass", "gravel", "page", "moon")
 
 
 @cache
-def photograph(file: str) -> Image.Image:
-    """Return one of the photographs that scikit-image carries, 256 x 256 RGB."""
-    image = Image.open(Path(skimage.__file__).parent / "data" / file).convert("RGB")
+def photograph(name: str) -> Image.Image:
+    """Return one of the photographs of `skimage.data`, 256 x 256 RGB."""
+    image = Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
     return image.resize((256, 256), Image.Resampling.LANCZOS)
 
 

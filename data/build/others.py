@@ -36,13 +36,7 @@ from gscam_lib.scenes.sprites import sprite
 
 RNG = np.random.Generator
 SEED, COUNT, SIDE = 77, 160, 224
-SURFACES = (
-    "ihc.png",
-    "hubble_deep_field.jpg",
-    "retina.jpg",
-    "coins.png",
-    "camera.png",
-)  # untrained
+SURFACES = ("immunohistochemistry", "hubble_deep_field", "retina", "coins", "camera")  # untrained
 HANDS = {
     "openmoji": Package(
         "@iconify-json/openmoji", "1.2.29",

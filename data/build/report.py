@@ -258,7 +258,7 @@ is a control: as much of the effect of "baggage" as any other word has is not du
 ## What is not so
 
 - Words outside the vocabulary mean nothing to it: their tokens were never trained.
-- Real photos: it has seen none. Do not use it on them.
+- Photos of things: it has seen none. Do not use it on photos.
 - Counts, left and right, sizes and colours: no caption speaks of them.
 - The unseen style shares its outlines with one of the training styles (Fluent, flat), so
   "unseen" is about shading, colour and relief more than about shape.

@@ -41,7 +41,7 @@ from data.build.probe import measure, probes
 from data.build.recipes import Recipe, Stage, recipe
 from data.build.towers import Towers, export, read, similarities
 from data.build.world import draw_scene
-from gscam_lib.paths import CACHE, MODELS
+from gscam_lib.paths import CACHE, MODELS, whole_file
 from gscam_lib.scenes import NAMES
 
 LOG = logging.getLogger("data.build.train")
@@ -220,14 +220,14 @@ class Run:
             "towers": self.towers.state_dict(), "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }  # fmt: skip
-        torch.save(content, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        with whole_file(path) as file:
+            torch.save(content, file)
         if self.mirror:
             self.mirror.mkdir(parents=True, exist_ok=True)
             for file in self.folder.glob("*.*"):
                 if file.suffix in (".pt", ".jsonl"):
-                    shutil.copy2(file, self.mirror / f"{file.name}.tmp")
-                    (self.mirror / f"{file.name}.tmp").replace(self.mirror / file.name)
+                    with whole_file(self.mirror / file.name) as copy:
+                        shutil.copy2(file, copy)
 
     def _restore(self) -> None:
         path = self.folder / "checkpoint.pt"
