@@ -83,6 +83,7 @@ def test_a_stream_sharpens_from_a_draft_and_a_tolerance_ends_it(resnet, photo):
 
 
 def test_prompts_and_ks_share_their_copies(resnet, photo, monkeypatch):
+    monkeypatch.setattr(anytime, "WIDEN", 1)  # at WIDEN these bands are at their most, 1
     trace = resnet.trace(photo)
     sizes = embedded(trace, monkeypatch)
     heats = gs.several(trace, [PROMPT, OTHER], "scorecam", budget=8)

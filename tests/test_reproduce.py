@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.integrate import trapezoid
 from typer.testing import CliRunner
 
 import gscam_lib as gs
@@ -141,7 +142,7 @@ def test_iou_auc_of_a_channel_by_hand():
     truth = [(8, 8, 24, 24)]
     whole = 17 * 17 / (33 * 33)  # inclusive pixels
     levels = np.arange(20) / 20
-    expected = np.trapezoid(np.where(levels < 0.499, whole, 1), levels)
+    expected = trapezoid(np.where(levels < 0.499, whole, 1), levels)
     assert channels.iou_auc(channel, truth) == pytest.approx(expected)
     assert channels.iou_auc(np.zeros((32, 32)), truth) == 0
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gscam_lib.boxes import BoxLike
-from gscam_lib.evaluation.metrics import best_iou, total_variation
+from gscam_lib.evaluation.metrics import area_under, best_iou, total_variation
 from gscam_lib.model.prompts import Prompt
 from gscam_lib.trace import Trace
 
@@ -42,7 +42,7 @@ def iou_auc(channel: Array, truth: Sequence[BoxLike]) -> float:
     """
     grey = np.rint(channel * 255)
     ious = [best_iou(_box(grey > round(255 * level)), truth, inclusive=True) for level in LEVELS]
-    return float(np.trapezoid(ious, LEVELS))
+    return LEVELS[-1] * area_under(ious)
 
 
 def _box(hot: Array) -> tuple[int, int, int, int]:

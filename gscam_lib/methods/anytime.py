@@ -21,7 +21,7 @@ TRUST = 4  # scores that the first idea of their spread is worth
 SPREAD = 0.02  # the least first idea of it, as a share of the logit scale
 FAR = 1.5  # deviations (of logits) above which a guess counts as no wilder
 DRAWS, SHARE = 64, 0.9  # maps that could be, and how many of them the band holds
-WIDEN, LEAST = 1.2, 0.05  # of the band; calibrated, see tests/bench/anytime.py
+WIDEN, LEAST = 1.8, 0.05  # of the band; calibrated, see tests/bench/anytime.py
 
 
 @dataclass(frozen=True)

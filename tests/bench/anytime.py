@@ -147,9 +147,10 @@ def main(
     if coco is not None and annotations is not None:
         asked.append(("photo-lite", "coco"))
     found: list[dict[str, Any]] = []
-    for name, which in asked:
+    opened = [CocoDataset(coco, annotations) if which == "coco" else scenes.load(which)
+              for _, which in asked]  # all of them first: a wrong folder loses nothing  # fmt: skip
+    for (name, which), whole in zip(asked, opened, strict=True):
         model = load_model(name)
-        whole = CocoDataset(coco, annotations) if which == "coco" else scenes.load(which)
         for questions in photos(model, which, known_examples(model, whole), photo_count, calibrate):
             found += rows(model, which, questions, cache)
             print(f"\r{name} {which}: {len(found)} rows", end="", file=sys.stderr, flush=True)
