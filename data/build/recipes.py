@@ -56,6 +56,14 @@ READING = Mixture(
 )  # fmt: skip
 NATURAL = Mixture(words_alone=0.12, labelled=0.3, counts=(4, 3, 2.5, 2, 1.5, 1))
 PLAIN = Mixture(words_alone=0.03, labelled=0.1, counts=(4, 3, 2.5, 2, 1.5, 1))
+WORDS = Mixture(
+    words_alone=0.8, labelled=0.7, word_width=(0.65, 1.0), label_width=(0.45, 0.9),
+    counts=(4, 3, 2, 1, 1),
+)  # fmt: skip
+WIDE_WORDS = Mixture(
+    words_alone=0.5, labelled=0.5, word_width=(0.65, 1.0), label_width=(0.45, 0.9),
+    counts=(4, 3, 2, 1, 1), by_others=0.5,
+)  # fmt: skip
 WIDE_READING = Mixture(words_alone=0.12, labelled=0.35, counts=(5, 3, 2, 1.5, 1), by_others=0.7)
 WIDE = Mixture(words_alone=0.06, labelled=0.3, counts=(3, 2, 2.5, 2.5, 1.8, 1.3), by_others=0.65)
 CROWDED = Mixture(words_alone=0.04, labelled=0.25, counts=(2, 2, 3, 3, 2, 1.5))
@@ -94,13 +102,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 Stage("reading-128", 128, 28_800, READING, 4e-3, 1e-3),
                 Stage("natural-160", 160, 33_600, NATURAL, 2.5e-3, 2e-5),
                 Stage("plain-160", 160, 21_120, PLAIN, 2e-3, 2e-5),
+                Stage("words-160", 160, 57_600, WORDS, 3e-3, 1.5e-3),
+                Stage("others-words-160", 160, 48_000, WIDE_WORDS, 2.5e-3, 1.2e-3),
+                Stage("others-160", 160, 76_800, WIDE_READING, 2e-3, 2e-5),
             ),
             teacher="mini-rn",
             note=(
                 "Its\nattention starts as Trockman and Kolter (ICML 2023) propose for small ViTs. "
-                "The stage for reading\nwas stopped early, at a rate of 0.0023, and it hardly "
-                "reads (words alone, below): typographic\nattacks are for mini-rn. "
-                "Its teacher is mini-rn as it was before its stages by other hands."
+                "Its first four stages had\nmini-rn as it was before its own stages by other hands "
+                "as their teacher, and `reading-128` was\nstopped early, at a rate of 0.0023. "
+                "`words-160` began from the exported weights of `plain-160` and\nwith the text "
+                "tower of today's mini-rn: `--start data/models/mini-vit --stage 4`."
             ),
         ),
     }

@@ -193,13 +193,17 @@ class Run:
     def begin_at(self, stage: int, weights: Path) -> None:
         """Start at a stage from an exported folder: its weights and its curve, a new optimizer.
 
+        With a teacher, only the image tower is taken: the text tower is the teacher's of today.
         Errors: FileNotFoundError where the folder has no model.
         """
         start = read(weights)
+        state = start.state_dict()
+        if self.teacher:
+            state = {key: value for key, value in state.items() if "visual." in key}
         self.stage, self.step = stage, 0
         for towers in (self.towers, self.average):
             towers.resize(start.size)
-            towers.load_state_dict(start.state_dict())
+            towers.load_state_dict(state, strict=not self.teacher)
         if (weights / "curve.jsonl").exists():
             curve = (weights / "curve.jsonl").read_text()
             (self.folder / "curve.jsonl").write_text(curve)
