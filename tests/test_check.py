@@ -225,7 +225,8 @@ def test_truth_of_stored_pixels_is_turned_with_the_photo(tmp_path, orientation):
     found = [f.what for f in check(data)]
     if 2 <= orientation <= 4:  # sizes cannot tell; the truth is taken as of the photo as seen
         assert example is not None
-        assert found == ["There are photos that EXIF turns without a change of size"]
+        (what,) = found
+        assert what.startswith("There are photos that EXIF turns, and no size says")
         return
     with Image.open(tmp_path / "phone.png") as opened:
         red = np.asarray(ImageOps.exif_transpose(opened))[..., 1] == 0
@@ -389,3 +390,75 @@ def test_typographic_lists_name_their_lines(tmp_path):
         (tmp_path / "index.csv").write_text(text)
         with pytest.raises(DataError, match=words):
             read_typographic(tmp_path)
+
+
+# ---------------------------------------------------------------- tables whose boxes are odd
+
+
+def a_table(tmp_path, text, photo=(60, 40), turned=1):
+    image = Image.new("RGB", photo)
+    exif = image.getexif()
+    exif[0x0112] = turned
+    image.save(tmp_path / "1.png", exif=exif)
+    (tmp_path / "list.csv").write_text(text)
+    return read_csv(tmp_path, tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
+    ("box", "severity", "words"),
+    [
+        ("0.1,0.2,0.4,0.5", "refused", "shares of its size"),
+        ("5,5,9000,9000", "noted", "reach beyond their photo"),
+        ("70,5,80,9", "left out", "without area inside"),
+        ("5,5,20,20", None, ""),
+    ],
+)
+def test_boxes_of_a_table_are_looked_at(tmp_path, box, severity, words):
+    found = check(a_table(tmp_path, f"file,prompt,x0,y0,x1,y1\n1.png,a cat,{box}\n"))
+    assert [(f.severity, words in f.what) for f in found] == (
+        [(severity, True)] if severity else []
+    )
+
+
+def test_a_tables_width_and_height_are_the_photos(tmp_path):
+    """Of a photo that EXIF turns: its boxes turn with it; of another photo: said so."""
+    head = "file,prompt,x0,y0,x1,y1,width,height\n1.png,a cat,0,0,60,10,"
+    stored = a_table(tmp_path, head + "60,40\n", turned=6)
+    assert placed(stored[0]).boxes == ((30, 0, 40, 60),)
+    assert [f.severity for f in check(stored)] == ["noted"]
+    other = a_table(tmp_path, head + "120,80\n")
+    assert "resized by 0.5" in check(other)[0].where
+    of_box = a_table(tmp_path, head + "60,10\n")
+    assert of_box[0].photo_size is None
+    assert "columns of other meaning" in check(of_box)[0].what
+    with pytest.raises(DataError, match=r"line 2 \(60 × 0"):
+        a_table(tmp_path, head + "60,0\n")
+    untold = a_table(tmp_path, "file,prompt,x0,y0,x1,y1\n1.png,a cat,0,0,30,10\n", turned=6)
+    assert "no size says in whose pixels" in check(untold)[0].what
+
+
+def test_cells_have_no_blanks_around_them_and_numbers_are_plain(tmp_path):
+    data = a_table(
+        tmp_path, "file,prompt,x0,y0,x1,y1\n1.png,a cat ,1,1,9,9\n1.png, a cat,1,1,9,9\n"
+    )
+    assert [(e.prompt, len(e.boxes)) for e in data] == [("a cat", 2)]
+    assert ["boxes that are there twice" in f.what for f in check(data)] == [True]
+    with pytest.raises(DataError, match="'1_0' is no number"):
+        a_table(tmp_path, "file,prompt,x0,y0,x1,y1\n1.png,a cat,1,1,1_0,9\n")
+
+
+def test_nothing_to_ask_is_refused_and_files_of_other_names_are_named(tmp_path):
+    (finding,) = check([])
+    assert finding.severity == "refused"
+    for name in (
+        "apple_text=iPod.jpg",
+        "sign_text=route_66.jpg",
+        "cup-text=a.jpg",
+        "a_text=b.heic",
+    ):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"label={name}", "PNG")
+    data = read_typographic(tmp_path)
+    assert [(e.prompt, e.word) for e in data] == [("apple", "iPod"), ("sign", "route")]
+    names, numbered = check(data)
+    assert (names.count, numbered.count) == (2, 1)
+    assert "'route'" in numbered.where

@@ -286,6 +286,30 @@ def test_wsol_files(tmp_path):
         gs.datasets.read_wsol(tmp_path, tmp_path, ["tench", "goldfish"])
 
 
+def test_wsol_names_and_sizes_are_looked_at(tmp_path):
+    for file, text in {
+        "class_labels.txt": "a.jpg,1\nb.jpg,0\n", "localization.txt": "a.jpg,1,2,3,4\n",
+        "image_sizes.txt": "a.jpg,9,9\n", "class_names.txt": "crane\ncrane\n\n",
+    }.items():  # fmt: skip
+        (tmp_path / file).write_text(text)
+    found = gs.datasets.read("wsol", tmp_path, tmp_path)
+    assert ["labels of one name" in f.what for f in found.findings] == [False, True]
+    for file, text, words in (
+        ("image_sizes.txt", "a.jpg,0,0\n", "line 1 .0, 0."),
+        ("image_sizes.txt", "a.jpg,9,9\na.jpg,8,9\n", "line 2 .8, 9."),
+        ("image_sizes.txt", f"a.jpg,{'9' * 5000},9\n", "line 1"),
+        ("class_names.txt", "\ntench\n", "labels without a name: line 1"),
+        ("class_labels.txt", f"a.jpg,{'9' * 5000}\n", "line 1"),
+    ):
+        before = (tmp_path / file).read_text()
+        (tmp_path / file).write_text(text)
+        with pytest.raises(gs.datasets.DataError, match=words):
+            gs.datasets.read("wsol", tmp_path, tmp_path)
+        (tmp_path / file).write_text(before)
+    (tmp_path / "class_names.txt").write_text("a\u2028b\ntench\n")
+    assert [e.prompt for e in gs.datasets.read("wsol", tmp_path, tmp_path)] == ["tench", "a\u2028b"]
+
+
 def test_real_coco_is_read_whole(capsys):
     path = shared("coco", "instances.json")
     examples = list(gs.CocoDataset(path.parent / "images", path))

@@ -19,7 +19,7 @@ from skimage.filters import threshold_otsu
 import gscam_lib as gs
 from gscam_lib.datasets.outlines import to_rle
 from gscam_lib.evaluation import folder as run_folder
-from gscam_lib.evaluation import jobs, runner
+from gscam_lib.evaluation import jobs, report, runner
 from gscam_lib.evaluation import rows as parts
 from gscam_lib.evaluation.measures import PRESETS
 from gscam_lib.evaluation.questions import tabulate
@@ -100,6 +100,44 @@ def test_options_stand_behind_the_method(resnet, examples):
     }.items():
         with pytest.raises(ValueError, match=message):
             gs.evaluate(resnet, one, [wrong])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"limit": 0}, {"limit": -1}, {"limit": 2.5}, {"limit": "3"}, {"slow_images": -1},
+        {"measured_images": True}, {"points": 2**40}, {"shard": (0.5, 2)},
+        {"methods": ["center", "-rize"]},
+    ],
+)  # fmt: skip
+def test_numbers_and_names_that_mean_nothing_are_refused(resnet, examples, wrong, tmp_path):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"Got {name}=" if name != "methods" else "Got '-rize'"):
+        gs.evaluate(resnet, examples, **{"methods": ["center"]} | wrong)
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(ValueError, match="expected a folder"):
+        gs.evaluate(resnet, examples, ["center"], out=tmp_path / "a.csv")
+
+
+def test_an_edit_of_an_uncompressed_photo_is_another_photo(resnet, tmp_path):
+    pixels = np.full((90, 90, 3), 80, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.bmp")
+    example = gs.Example(tmp_path / "a.bmp", "a cat", (), "cat", "1", "mine")
+    before = example.fingerprint()
+    pixels[40:50, 40:50] = 200
+    Image.fromarray(pixels).save(tmp_path / "a.bmp")
+    assert example.fingerprint() != before
+
+
+def test_half_a_run_says_so(resnet, examples, tmp_path):
+    gs.evaluate(resnet, examples, ["center"], out=tmp_path, shard=(0, 2))
+    half = report.read(tmp_path)
+    words = f"only {len(half)} of the run's {len(examples)} pairs"
+    assert 0 < len(half) < len(examples)
+    assert words in report.unanswered(half)
+    assert words in report.report(half)
+    gs.evaluate(resnet, examples, ["center"], out=tmp_path, shard=(1, 2))
+    assert report.unanswered(report.read(tmp_path)) == ""
 
 
 def same(a, b):

@@ -86,7 +86,12 @@ def instances(draw):
     images = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
     classes = draw(st.lists(ids, min_size=1, max_size=4, unique=True))
     names = draw(
-        st.lists(words.filter(str.strip), min_size=len(classes), max_size=len(classes), unique=True)
+        st.lists(
+            words.filter(str.strip),
+            min_size=len(classes),
+            max_size=len(classes),
+            unique_by=lambda name: " ".join(name.split()),
+        )
     )
     boxes = st.tuples(st.integers(0, 20), st.integers(0, 15), st.integers(0, 9), st.integers(0, 9))
     annotations = [
@@ -142,7 +147,10 @@ def test_coco_reads_as_pycocotools_does(tmp_path, content, indent, marked):
     path.write_bytes(b"\xef\xbb\xbf" * marked + text)
     data = gs.CocoDataset(tmp_path, path)
     same(data, expected)
-    assert check(data, photos=False) == data.findings  # no outline is called faulty
+    found = check(data, photos=False)
+    assert found[: len(data.findings)] == data.findings
+    new = [f.what for f in found[len(data.findings) :]]  # no outline is called faulty
+    assert new == ([] if len(data) else ["There is nothing to ask"])
     TRIED["COCO beside pycocotools", "equal"] += 1
 
 
@@ -316,7 +324,7 @@ sides = st.integers(1, 9)
     st.sampled_from(["utf-8", "utf-8-sig"]),
 )
 def test_csv_there_and_back(tmp_path, rows, encoding):
-    """Whatever names and prompts are, what was written is read."""
+    """Whatever names and prompts are, what was written is read, but for blanks at their ends."""
     path = tmp_path / "list.csv"
     with path.open("w", newline="", encoding=encoding) as opened:
         writer = csv.writer(opened)
@@ -325,7 +333,7 @@ def test_csv_there_and_back(tmp_path, rows, encoding):
     found = {(e.file, e.prompt): e.boxes for e in read_csv(tmp_path, path)}
     expected = {}
     for file, prompt, x, y, w, h in rows:
-        expected.setdefault((file, prompt), []).append((x, y, x + w, y + h))
+        expected.setdefault((file.strip(), prompt.strip()), []).append((x, y, x + w, y + h))
     assert found == {key: tuple(boxes) for key, boxes in expected.items()}
     TRIED["CSV, written and read", "equal"] += 1
 

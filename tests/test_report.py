@@ -58,6 +58,18 @@ def test_summary_counts(rows):
     assert per_class.pairs.tolist() == [40] * 4
 
 
+def test_rows_of_several_k_are_methods_of_their_own(rows):
+    a, b = rows[rows.method == "a"], rows[rows.method == "b"]
+    mixed = pd.concat([a.assign(k=5), b.assign(k=9, method="a"), b.assign(k=9)])
+    table = report.summarize(mixed).set_index("method")
+    assert table["pairs"].to_dict() == {"a:k=5": 80, "a:k=9": 80, "b": 80}
+    assert table.loc["a:k=5", "mean IoU"] == pytest.approx(a.iou.mean())
+    assert report.compare(mixed, "a:k=9", "a:k=5")["difference"] == pytest.approx(0.1)
+    assert set(report.paired_tests(mixed, "a:k=5")["method"]) == {"a:k=9", "b"}
+    with pytest.raises(ValueError, match=r"these rows have a:k=5, a:k=9, b"):
+        report.compare(mixed, "a", "b")
+
+
 def test_a_table_is_the_same_for_any_number_of_draws_at_once(rows, monkeypatch):
     """Memory is bounded by drawing a few samples at a time; the numbers do not know it."""
     whole = report.summarize(rows)

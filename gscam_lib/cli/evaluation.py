@@ -207,6 +207,8 @@ def _print_table(rows: Any, form: str) -> None:
     from gscam_lib.evaluation import report
 
     typer.echo(report.as_text(rows, form))
+    if left := report.unanswered(rows):
+        typer.secho(f"{left}: shards are missing, or the run goes on.", fg="yellow", err=True)
     broken = rows[rows["error"].notna()]
     for row in broken.head(10).itertuples():
         typer.secho(f"{row.image_id}, {row.prompt}, {row.method}: {row.error}", err=True)
@@ -225,8 +227,9 @@ def export(
 ) -> None:
     """Write one method's boxes and masks (RLE) in COCO's results form, for its own evaluator."""
     import gscam_lib as gs
+    from gscam_lib.evaluation.report import by_k
 
     dataset = gs.CocoDataset(annotations.parent, annotations)
-    results = dataset.results(gs.merge(folder), method)
+    results = dataset.results(by_k(gs.merge(folder)), method)
     out.write_text(json.dumps(results))
     typer.echo(f"wrote {len(results)} boxes and masks to {out}")

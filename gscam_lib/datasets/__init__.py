@@ -6,8 +6,8 @@ from pathlib import Path
 from gscam_lib.datasets.coco import CocoDataset
 from gscam_lib.datasets.example import Example, Selection
 from gscam_lib.datasets.findings import DataError, Finding
-from gscam_lib.datasets.tables import read_csv, read_text, read_typographic
-from gscam_lib.datasets.wsol import read_wsol
+from gscam_lib.datasets.tables import read_csv, read_typographic
+from gscam_lib.datasets.wsol import read_names, read_wsol
 
 __all__ = [
     "FORMS",
@@ -50,7 +50,7 @@ def read(
     if form == "wsol":
         names = Path(annotations).expanduser() / "class_names.txt"
         if names.is_file():
-            class_names = read_text(names).splitlines()
+            class_names = read_names(names)
         elif class_names is None:
             raise FileNotFoundError(f"No {names}; write the class names there, one a line.")
         return read_wsol(root, annotations, class_names)

@@ -12,6 +12,7 @@ from gscam_lib.datasets.example import Example, Selection
 from gscam_lib.datasets.findings import Finding, listed
 from gscam_lib.datasets.placement import header, mismatch
 
+EMPTY = "Expected photos with the name of a thing in each."
 ROW = "Its questions become rows with this error."
 
 
@@ -33,6 +34,8 @@ def check(dataset: Sequence[Example], *, photos: bool = True, masks: bool = True
         )
     if photos:
         findings += _photos(dataset, getattr(whole, "root", None))
+    if not len(dataset):
+        findings += listed("refused", "There is nothing to ask", ["0 pairs"], EMPTY)
     return findings
 
 
@@ -65,6 +68,7 @@ def _collisions(dataset: Sequence[Example]) -> list[Finding]:
 def _photos(dataset: Sequence[Example], root: Path | None) -> list[Finding]:
     """What the headers of the photos say, each opened once, and boxes that lie beyond them."""
     found: dict[str, list[str]] = defaultdict(list)
+    count = 0
     sizes: dict[Any, tuple[int, int] | None] = {}
     home = None if root is None else root.resolve()
     for example in dataset:
@@ -74,8 +78,12 @@ def _photos(dataset: Sequence[Example], root: Path | None) -> list[Finding]:
             sizes[key], faults = _photo(example, home)
             for kind, place in faults:
                 found[kind].append(place)
+        count += len(example.boxes)
         if size := sizes[key]:
-            found["beyond"] += _beyond(example, size)
+            for kind, place in _beyond(example, size):
+                found[kind].append(place)
+    if 2 * len(found["shares"]) <= count:  # a few boxes may be that small
+        found["tiny"] = found.pop("shares", [])
     return [
         finding
         for kind, (severity, what, action) in KINDS.items()
@@ -90,10 +98,15 @@ KINDS: dict[str, tuple[Any, str, str]] = {
     "unreadable": ("left out", "There are files that cannot be read as photos", ROW),
     "other": ("left out", "There is truth in other pixels than the photo's", ROW),
     "beyond": ("left out", "There are true boxes without area inside their photo", ROW),
+    "shares": ("refused", "There are boxes inside a photo's first pixel: shares of its size?",
+               "Boxes are in pixels; multiply x by the width and y by the height."),
+    "tiny": ("noted", "There are boxes inside a photo's first pixel", "They count as they are."),
+    "reaching": ("noted", "There are boxes that reach beyond their photo",
+                 "They count as they are. Are they corners, and of this photo as it is seen?"),
     "turned": ("noted", "There is truth in pixels as stored, which EXIF turns",
                "Boxes and masks are turned with the photo."),
-    "ambiguous": ("noted", "There are photos that EXIF turns without a change of size",
-                  "Their truth is taken as of the photo as it is seen."),
+    "ambiguous": ("noted", "There are photos that EXIF turns, and no size says in whose "
+                  "pixels their truth is", "It is taken as of the photo as it is seen."),
 }  # fmt: skip
 
 
@@ -117,14 +130,26 @@ def _photo(
         return None, [("other", f"{name} ({wrong})")]
     if size != about.seen:
         return size, [("turned", f"{name} ({size[0]} × {size[1]})")]
-    turned = about.ambiguous and len(example.boxes) > 0
+    unknown = about.orientation > 1 and example.photo_size is None
+    turned = (about.ambiguous or unknown) and len(example.boxes) > 0
     return size, [("ambiguous", f"{name} (orientation {about.orientation})")] if turned else []
 
 
-def _beyond(example: Example, size: tuple[int, int]) -> list[str]:
-    width, height = size
-    return [
-        f"{example.image_id} ({x0:g}, {y0:g}, {x1:g}, {y1:g}; {width} × {height} pixels)"
-        for x0, y0, x1, y1 in example.boxes
-        if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0)
-    ]
+def _beyond(example: Example, size: tuple[int, int]) -> list[tuple[str, str]]:
+    """Boxes outside their photo, half outside it, or in its first pixel, as a kind and a place."""
+    (width, height), found = size, []
+    for x0, y0, x1, y1 in example.boxes:
+        whole = x0 % 1 == y0 % 1 == 0  # WSOL's reader adds 1 to the last pixel
+        kind = ""
+        if not (x0 < x1 and y0 < y1 and x0 < width and y0 < height and x1 > 0 and y1 > 0):
+            kind = "beyond"
+        elif max(x1, y1) <= (1 if whole else 2) and min(x0, y0) >= 0 and max(x0, y0) < 1:
+            kind = "shares"
+        elif example.photo_size is None and (
+            x1 > width + 1 or y1 > height + 1 or min(x0, y0) < -1
+        ):  # where the data set has sizes its reader knows
+            kind = "reaching"
+        if kind:
+            place = f"({x0:g}, {y0:g}, {x1:g}, {y1:g}; {width} × {height} pixels)"
+            found.append((kind, f"{example.image_id} {place}"))
+    return found

@@ -115,6 +115,9 @@ class CocoDataset(Sequence[Example]):
         mine = rows[rows["method"] == method]
         if mine.empty:
             raise ValueError(f"No rows of '{method}'; there are {', '.join(set(rows['method']))}.")
+        if mine["k"].nunique() > 1:
+            used = ", ".join(f"'{method}:k={k}'" for k in mine["k"].unique())
+            raise ValueError(f"'{method}' has rows of several k; give rows or name of one: {used}.")
         category_ids = dict(zip(self._columns.names, self._columns.category_ids, strict=True))
         image_ids = {str(i): i for i in self._columns.image_ids}
         other = [r for r in mine.itertuples() if r.image_id not in image_ids]

@@ -280,8 +280,8 @@ def _boundless(xywh: Array) -> list[Finding]:
 
 
 def _shared_names(used: Sequence[_Category]) -> list[Finding]:
-    count = Counter(category.name for category in used)
-    twice = [f"id {c.id} ({c.name!r})" for c in used if c.name and count[c.name] > 1]
+    count = Counter(" ".join(category.name.split()) for category in used)
+    twice = [f"id {c.id} ({c.name!r})" for c in used if count[" ".join(c.name.split())] > 1]
     return listed(
         "refused", "There are categories that share a name", twice, "Rename or join them."
     )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,6 +18,7 @@ from gscam_lib.boxes import BoxLike
 from gscam_lib.datasets.findings import Finding
 
 ENDS = 4096  # bytes of a file's beginning and end
+PLAIN = {".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pnm"}  # an edit may leave length and ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,8 @@ class Example:
 
         photo: `photo`, where it is known already from another question about the same.
         Nothing is decoded: a photo in a file counts by its name, the number of its bytes and the
-        first and last of them (its place may move), a mask as the data set has it.
+        first and last of them, all of them where it is not compressed (its place may move), a mask
+        as the data set has it.
         """
         boxes = [[float(value) for value in box] for box in self.boxes]
         asked = (self.source, self.image_id, self.category, self.prompt, self.word)
@@ -89,9 +91,12 @@ class Example:
 
 
 def _bytes_of(path: Path) -> tuple[int, str]:
-    """How long a file is, and a digest of its ends; -1 where it cannot be read."""
+    """How long a file is, and a digest of its ends, or of all; -1 where it cannot be read."""
     try:
         with path.open("rb") as opened:
+            if path.suffix.lower() in PLAIN:
+                whole = file_digest(opened, lambda: blake2b(digest_size=8))
+                return opened.tell(), whole.hexdigest()
             size = opened.seek(0, os.SEEK_END)
             ends = []
             for start in (0, max(0, size - ENDS)):

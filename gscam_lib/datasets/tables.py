@@ -40,14 +40,17 @@ def read_csv(root: Path | str, table: Path | str, *, name: str = "csv") -> Examp
     Optional columns: category, image_id (ids that several files share are replaced by the files'
     names, and `findings` says so), and a box in half-open pixels: x0, y0, x1, y1 (or xmin …,
     x1, y1, x2, y2, left …) or x, y, w, h; rows with the same file and prompt are boxes of one
-    Example. Separated by commas, semicolons or tabs. Raises FileNotFoundError, and ValueError
-    naming the line: of boxes that are none, names outside the root.
+    Example. Beside corners, width and height are the photo's, in whose pixels boxes are. Cells
+    are taken without blanks around them. Separated by commas, semicolons or tabs. Raises
+    FileNotFoundError, and ValueError naming the line: of boxes and sizes that are none, names
+    outside the root.
     """
     root, path = existing(root), Path(table).expanduser()
     columns, rows = read_rows(path, needed=("file", "prompt"))
     corners, sized = _box_columns(path, columns)
-    found: list[Finding] = []
+    sizes, found = _photo_sizes(path, columns, rows, corners, sized)
     faulty: list[str] = []
+    twice: list[str] = []
     grouped: dict[tuple[str, ...], list[BoxLike]] = defaultdict(list)
     shared = _shared_ids(rows)
     for row in rows:
@@ -57,21 +60,26 @@ def read_csv(root: Path | str, table: Path | str, *, name: str = "csv") -> Examp
         key = (file, prompt, row["category"] or prompt, image_id or file)
         try:
             box = _box([row[column] for column in corners], sized)
+            if box in grouped[key]:
+                twice.append(f"line {row.line} ({file})")
             grouped[key] += [] if box is None else [box]
         except ValueError as error:
             faulty.append(f"line {row.line} ({file}: {error})")
     found += listed("refused", "There are boxes that are none", faulty, "Correct them.")
     found += _files(rows)
+    found += listed("noted", "There are boxes that are there twice", twice, "Both count.")
     found += listed("noted", "There are files that share an image id", list(shared.values()),
                     "Their names are used as ids.")  # fmt: skip
-    unknown = [c for c in columns if c not in KNOWN and c not in corners]
+    read = {*KNOWN, *corners, *(("width", "height") if sizes else ())}
+    unknown = [c for c in columns if c not in read]
     found += listed("noted", "There are columns of other meaning", unknown, "They are not read.")
     if any(f.severity == "refused" for f in found):
         raise DataError(path, found)
     examples = (
-        Example(root / file, prompt, tuple(boxes), category, image_id, name, file=file)
+        Example(root / file, prompt, tuple(boxes), category, image_id, name, file=file,
+                photo_size=sizes.get(file))
         for (file, prompt, category, image_id), boxes in grouped.items()
-    )
+    )  # fmt: skip
     return Examples(root, examples, found)
 
 
@@ -83,16 +91,14 @@ def read_typographic(root: Path | str, *, name: str = "typographic") -> Examples
     and ValueError where no file has such a name, or a line names a file twice or out of the root.
     """
     root = existing(root)
-    index = root / "index.csv"
+    index, noted = root / "index.csv", list[Finding]()
     if index.is_file():
         _, rows = read_rows(index, needed=("file", "object", "written_text"), may_be_empty=2)
         if refused := _files(rows) + _twice(rows):
             raise DataError(index, refused)
         found = [(row["file"], row["object"], row["written_text"]) for row in rows]
     else:
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PHOTOS)
-        matches = [(p.relative_to(root).as_posix(), TYPOGRAPHIC.search(p.stem)) for p in files]
-        found = [(file, m["object"], m["word"]) for file, m in matches if m]
+        found, noted = _by_file_names(root)
     if not found:
         raise ValueError(
             f"{root} has neither an index.csv nor photos called label=OBJECT_text=WORD.jpg."
@@ -101,7 +107,26 @@ def read_typographic(root: Path | str, *, name: str = "typographic") -> Examples
         Example(root / file, thing, (), thing, file, name, word=word, file=file)
         for file, thing, word in found
     )
-    return Examples(root, examples, ())
+    return Examples(root, examples, noted)
+
+
+def _by_file_names(root: Path) -> tuple[list[tuple[str, str, str]], list[Finding]]:
+    """File, object and word of each photo called label=OBJECT_text=WORD, and what is not."""
+    found, other, numbered = [], [], []
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        file, match = path.relative_to(root).as_posix(), TYPOGRAPHIC.search(path.stem)
+        if match is None or path.suffix.lower() not in PHOTOS:
+            other.append(file)
+            continue
+        found.append((file, match["object"], match["word"]))
+        if not path.stem.endswith(f"_text={match['word']}"):
+            numbered.append(f"{file} ({match['word']!r})")
+    return found, [
+        *listed("noted", "There are files whose names do not say label=OBJECT_text=WORD, or that "
+                "are no photos", other, "They are not asked about."),
+        *listed("noted", "There are words with a number behind them", numbered,
+                "It counts the copies, as in RTA-100, and is left out of the word."),
+    ]  # fmt: skip
 
 
 def read_rows(
@@ -126,7 +151,8 @@ def read_rows(
             if cells and len(cells) != len(columns):
                 odd.append(f"line {start} ({len(cells)} cells for {len(columns)} columns)")
             elif cells:
-                rows.append(Row(start, dict(zip(columns, cells, strict=True))))
+                stripped = (cell.strip() for cell in cells)
+                rows.append(Row(start, dict(zip(columns, stripped, strict=True))))
             start = reader.line_num + 1
     except csv.Error as error:
         odd.append(f"line {reader.line_num} ({error})")
@@ -187,10 +213,56 @@ def _box_columns(path: Path, columns: Sequence[str]) -> tuple[list[str], bool]:
     return [], False
 
 
+def _photo_sizes(
+    path: Path, columns: Sequence[str], rows: Sequence[Row], corners: list[str], sized: bool
+) -> tuple[dict[str, tuple[int, int]], list[Finding]]:
+    """Width and height of each file's photo, where a table of corners says them.
+
+    None where they are those of the boxes. Raises DataError for sizes that are none, or differ.
+    """
+    if sized or not corners or not {"width", "height"} <= set(columns):
+        return {}, []
+    sizes: dict[str, tuple[int, int]] = {}
+    odd, of_boxes = [], True
+    for row in rows:
+        try:
+            width, height = number(row["width"]), number(row["height"])
+            if not (width >= 1 and height >= 1 and width % 1 == height % 1 == 0):
+                raise ValueError("they must be whole pixels")
+            if sizes.setdefault(row["file"], (int(width), int(height))) != (width, height):
+                raise ValueError(f"above {sizes[row['file']]}")
+        except (ValueError, OverflowError) as error:
+            odd.append(f"line {row.line} ({row['width']} × {row['height']}: {error})")
+        of_boxes &= _is_of_box(row, corners, (row["width"], row["height"]))
+    if of_boxes:
+        return {}, []
+    if odd:
+        what, action = "There are sizes of photos that are none", "Correct or delete both columns."
+        raise DataError(path, listed("refused", what, odd, action))
+    return sizes, []
+
+
+def _is_of_box(row: Row, corners: Sequence[str], size: tuple[str, str]) -> bool:
+    """Whether a line's width and height are those of its box."""
+    try:
+        x0, y0, x1, y1 = (number(row[column]) for column in corners)
+        width, height = map(number, size)
+    except ValueError:
+        return False
+    return abs(x1 - x0 - width) <= 1 and abs(y1 - y0 - height) <= 1
+
+
+def number(text: str) -> float:
+    """A number as tables write it. Raises ValueError, also for Python's own forms such as 1_000."""
+    if "_" in text:
+        raise ValueError(f"{text!r} is no number")
+    return float(text)
+
+
 def _box(cells: list[str], sized: bool) -> BoxLike | None:
     if not any(cell.strip() for cell in cells):
         return None
-    x0, y0, x1, y1 = map(float, cells)
+    x0, y0, x1, y1 = map(number, cells)
     if sized:
         x1, y1 = x0 + x1, y0 + y1
     if not all(map(math.isfinite, (x0, y0, x1, y1))):

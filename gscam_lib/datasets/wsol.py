@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from gscam_lib.boxes import BoxLike
 from gscam_lib.datasets.example import Example, Examples
 from gscam_lib.datasets.findings import DataError, Finding, escapes, listed
-from gscam_lib.datasets.tables import PHOTOS, existing, read_text
+from gscam_lib.datasets.tables import PHOTOS, existing, number, read_text
 
 Lines = list[tuple[int, list[str]]]
 
@@ -54,7 +54,26 @@ def read_wsol(
     bare = [e.image_id for e in examples if not e.boxes]
     found = listed("noted", "There are images without box", bare, "They count as misses.")
     found += listed("noted", "There are boxes of images without label", list(boxes), "Not used.")
+    found += listed("noted", "There are labels of one name", _shared(class_names),
+                    "They are asked alike and count as one class.")  # fmt: skip
     return Examples(root, examples, found)
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of WSOL's labels in order, one a line. Raises DataError for lines without one."""
+    names = [line.strip() for line in read_text(path).rstrip().split("\n")]
+    blank = [f"line {n}" for n, name in enumerate(names, 1) if not name]
+    if blank:
+        action = "Each line is the name of the label of its number, from 0 on; write the names."
+        raise DataError(path, listed("refused", "There are labels without a name", blank, action))
+    return names
+
+
+def _shared(class_names: Sequence[str]) -> list[str]:
+    labels: dict[str, list[int]] = defaultdict(list)
+    for label, name in enumerate(class_names):
+        labels[name].append(label)
+    return [f"{name!r} ({', '.join(map(str, of))})" for name, of in labels.items() if len(of) > 1]
 
 
 def _check_labels(path: Path, labels: Lines, classes: int) -> None:
@@ -64,7 +83,7 @@ def _check_labels(path: Path, labels: Lines, classes: int) -> None:
     wrong = [
         f"line {n} ({i} has the label {label}; expected 0 to {classes - 1})"
         for n, (i, label) in labels
-        if not (label.isascii() and label.isdigit() and int(label) < classes)
+        if not (label.isascii() and label.isdigit() and len(label) < 8 and int(label) < classes)
     ]
     found: list[Finding] = [
         *listed("refused", "There are labels without a name", wrong, "Give the names of all."),
@@ -79,13 +98,13 @@ def _check_labels(path: Path, labels: Lines, classes: int) -> None:
 def _boxes(path: Path) -> list[tuple[str, BoxLike]]:
     boxes: list[tuple[str, BoxLike]] = []
     wrong = []
-    for number, (image_id, *corners) in _lines(path, 5):
+    for at, (image_id, *corners) in _lines(path, 5):
         try:
-            x0, y0, x1, y1 = map(float, corners)
+            x0, y0, x1, y1 = map(number, corners)
         except ValueError:
             x0, y0, x1, y1 = [math.nan] * 4
         if not (math.isfinite(x0 + y0 + x1 + y1) and x0 <= x1 and y0 <= y1):
-            wrong.append(f"line {number} ({', '.join(corners)})")
+            wrong.append(f"line {at} ({', '.join(corners)})")
         boxes.append((image_id, (x0, y0, x1 + 1, y1 + 1)))
     if wrong:
         action = "Correct them."
@@ -95,11 +114,17 @@ def _boxes(path: Path) -> list[tuple[str, BoxLike]]:
 
 def _sizes(path: Path) -> list[tuple[str, tuple[int, int]]]:
     lines = _lines(path, 3) if path.is_file() else []
-    wrong = [f"line {n}" for n, (_, *size) in lines if not all(map(str.isdecimal, size))]
+    sizes: dict[str, tuple[int, int]] = {}
+    wrong = []
+    for n, (image_id, *size) in lines:
+        plain = all(s.isascii() and s.isdigit() and len(s) < 8 for s in size)
+        width, height = map(int, size) if plain else (0, 0)
+        if not (width and height) or sizes.setdefault(image_id, (width, height)) != (width, height):
+            wrong.append(f"line {n} ({', '.join(size)[:30]})")
     if wrong:
-        action = "Correct them."
-        raise DataError(path, listed("refused", "There are sizes that are none", wrong, action))
-    return [(image_id, (int(width), int(height))) for _, (image_id, width, height) in lines]
+        what = "There are sizes that are none, or of which one image has two"
+        raise DataError(path, listed("refused", what, wrong, "Correct them."))
+    return list(sizes.items())
 
 
 def _mapping(path: Path) -> dict[str, str]:
@@ -145,11 +170,11 @@ def _lines(path: Path, fields: int) -> Lines:
     if not path.is_file():
         raise FileNotFoundError(f"No {path.name} in {path.parent}; expected the WSOL box files.")
     lines = [
-        (number, line.strip().split(","))
-        for number, line in enumerate(read_text(path).splitlines(), 1)
+        (at, line.strip().split(","))
+        for at, line in enumerate(read_text(path).split("\n"), 1)
         if line.strip()
     ]
-    for number, line in lines:
+    for at, line in lines:
         if len(line) != fields:
-            raise ValueError(f"{path}, line {number}: got {len(line)} fields, expected {fields}.")
+            raise ValueError(f"{path}, line {at}: got {len(line)} fields, expected {fields}.")
     return lines

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain, groupby
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
@@ -25,6 +26,7 @@ from gscam_lib.model.photo import load_photo
 from gscam_lib.trace import Model, Trace
 
 LOOK_AHEAD = 4  # photos decoded while the model computes
+MOST = 2**31  # of anything that is counted
 PACK = 8  # photos whose masked copies may share batches: so many traces are in memory at most
 
 
@@ -72,12 +74,18 @@ class Asked:
             methods = [methods]
         lists = [methods_for(model) if label == "all" else [label] for label in methods]
         without = {label[1:] for label in methods if label.startswith("-")}
+        if odd := sorted(without - set(METHODS)):
+            raise ValueError(
+                f"Got '-{odd[0]}', which is no method; there are {', '.join(METHODS)}."
+            )
         names = [m for m in dict.fromkeys(chain(*lists)) if m[:1] != "-" and m not in without]
         read = [_method(model, label, k) for label in names]
         if not read:
             raise ValueError("Got no methods; expected names such as 'gscorecam'.")
-        if isinstance(points, bool) or not isinstance(points, int) or points < 2:
-            raise ValueError(f"Got points={points!r}; expected 2 or more, both ends of a curve.")
+        check_count("points", points, 2, "both ends of a curve")
+        for name, value in (("measured_images", measured_images), ("slow_images", slow_images)):
+            if value is not None:
+                check_count(name, value, 0, "images")
         taken = check_measures(measures)
         few = taken if measured_images is None else ("localization",)
         images = [slow_images if METHODS[m.name].slow else None for m in read]
@@ -95,6 +103,13 @@ class Asked:
         """Measures that are taken of a photo."""
         first = self.measured_images is None or image < self.measured_images
         return self.all if first else self.few
+
+
+def check_count(name: str, value: Any, least: int, what: str) -> None:
+    """Raises ValueError for what is no whole number from `least` to a million or so."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not least <= value <= MOST:
+        raise ValueError(f"Got {name}={value!r}; expected {least} or more ({what}).")
 
 
 def _method(model: Model, label: str, k: int | None) -> Method:

@@ -34,6 +34,22 @@ def read(folder: Path | str) -> pd.DataFrame:
     return read_rows(folder, columns=[name for name in FRAME if name != "mask"])
 
 
+def by_k(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows; a method that a model ran with several k is one for each: "gscorecam:k=5"."""
+    if "k" not in rows:
+        return rows
+    runs = rows[["model", "method", "k"]].drop_duplicates()
+    runs = runs[runs.duplicated(["model", "method"], keep=False) & runs["k"].notna()]
+    if runs.empty:
+        return rows
+    named = rows["method"].copy()
+    for model, method, k in runs.itertuples(index=False):
+        which = (rows["model"] == model) & (rows["method"] == method) & (rows["k"] == k)
+        name = f"{method}:k={k}"
+        named[which] = f"{name}:by --k" if (named == name).any() else name
+    return rows.assign(method=named)
+
+
 def _images(rows: pd.DataFrame) -> np.ndarray[Any, Any]:
     """A number for each row's image, in the order of their names, so that draws do not change."""
     source, sources = pd.factorize(rows["source"])
@@ -48,7 +64,7 @@ def _images(rows: pd.DataFrame) -> np.ndarray[Any, Any]:
 
 
 def summarize(rows: pd.DataFrame, by: str | Sequence[Hashable] | pd.Series | None = None) -> Any:
-    """A line for each model and method, and for each group of rows: every measure with interval.
+    """A line for each model, method and k, and group of rows: every measure with interval.
 
     rows: of `evaluate` or `merge`; by: a column, or one value for each row, None for all rows
     together. Columns: origin, method, group, pairs, images, hits (IoU ≥ 0.5), hits .3, hits .7,
@@ -57,6 +73,7 @@ def summarize(rows: pd.DataFrame, by: str | Sequence[Hashable] | pd.Series | Non
     "ious_largest" and "ious", PxAP from "pixels"); seconds per image, errors. Faulty rows count as
     misses.
     """
+    rows = by_k(rows)
     groups = pd.Series("all", rows.index) if by is None else _as_groups(rows, by)
     needed = [name for name in (*SUMMARIZED, *SCALARS, *VECTORS) if name in rows]
     groups, images = groups.reset_index(drop=True), _images(rows)
@@ -141,6 +158,7 @@ def compare(rows: pd.DataFrame, a: str, b: str, *, column: str = "iou") -> dict[
     Returns difference (a − b), low, high, p, wilcoxon, images and pairs, see
     `statistics.paired_difference`. Raises ValueError for methods without common rows.
     """
+    rows = by_k(rows)
     there = set(rows["method"])
     if not {a, b} <= there:
         raise ValueError(f"Got {a!r} and {b!r}; these rows have {', '.join(sorted(there))}.")
@@ -164,8 +182,10 @@ def paired_tests(
     (sign flips over images), wilcoxon, and both corrected for the number of methods (Holm).
     Raises ValueError where the reference has no rows.
     """
+    rows = by_k(rows)
     names = list(dict.fromkeys(rows["method"]))
-    reference = reference or ("gscorecam" if "gscorecam" in names else names[0])
+    ours = (name for name in names if name.partition(":")[0] == "gscorecam")
+    reference = reference or ("gscorecam" if "gscorecam" in names else next(ours, names[0]))
     if reference not in names:
         raise ValueError(f"No rows of '{reference}'; there are {', '.join(names)}.")
     measured = [n for n in SCALARS if n in rows and n != "pointing_center"]
@@ -309,6 +329,7 @@ def report(rows: pd.DataFrame) -> str:
 
     rows: of one model and preset.
     """
+    rows = by_k(rows)
     table, tests = summarize(rows), paired_tests(rows, columns=["iou"])
     classes, sizes = by_classes(rows), by_size(rows)
     short = [o if o.startswith("ours") else f"paper {o[-3:]}" for o in classes["origin"]]
@@ -331,6 +352,13 @@ def report(rows: pd.DataFrame) -> str:
     ]) + "\n"  # fmt: skip
 
 
+def unanswered(rows: pd.DataFrame) -> str:
+    """What to say of rows that `read` or `merge` took from a folder with questions still open."""
+    asked = rows.attrs.get("asked", 0)
+    there = rows["example"].nunique() if asked else 0
+    return f"only {there} of the run's {asked} pairs have rows yet" if there < asked else ""
+
+
 def _about(rows: pd.DataFrame) -> str:
     model, preset = rows["model"].iloc[0], rows["preset"].iloc[0]
     asked = rows.groupby("method", sort=False)["image_id"].nunique()
@@ -342,9 +370,9 @@ def _about(rows: pd.DataFrame) -> str:
     facts = [
         f"weights: {model}", f"data: {', '.join(dict.fromkeys(rows['source']))}",
         f"{len(set(_images(rows)))} images, {len(rows[QUESTION].drop_duplicates())} pairs",
-        f"preset {preset}", *fewer, "95 % intervals over images",
+        unanswered(rows), f"preset {preset}", *fewer, "95 % intervals over images",
     ]  # fmt: skip
-    return "; ".join(facts)
+    return "; ".join(filter(None, facts))
 
 
 def _pairs(table: pd.DataFrame) -> str:

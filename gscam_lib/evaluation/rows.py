@@ -92,6 +92,8 @@ class Rows:
         self._since = time.monotonic()
         self._claimed = False
         if self.folder is not None:
+            if self.folder.exists() and not self.folder.is_dir():
+                raise ValueError(f"Got the file {self.folder} to keep rows; expected a folder.")
             try:
                 self._claim(self.folder)
             except OSError as error:
@@ -357,14 +359,18 @@ def _frame(db: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
 def read_rows(folder: Path | str, *, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """All rows of a run's folder, each question once for each method, in the order of the data.
 
-    columns: only these. Raises FileNotFoundError for a folder without rows, ValueError where parts
-    were made with other weights, presets or versions, saying which.
+    columns: only these; attrs["asked"] of the frame: how many questions the run has. Raises
+    FileNotFoundError for a folder without rows, ValueError where parts were made with other
+    weights, presets or versions, saying which.
     """
+    path = Path(folder).expanduser()
     with _database() as db:
-        query = _merged(db, Path(folder).expanduser())
+        query = _merged(db, path)
         if columns is not None:
             query = f"SELECT {', '.join(columns)} FROM ({query})"
-        return _frame(db, query)
+        frame = _frame(db, query)
+    frame.attrs["asked"] = pq.read_metadata(path / QUESTIONS).num_rows
+    return frame
 
 
 def _merged(db: duckdb.DuckDBPyConnection, folder: Path) -> str:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from gscam_lib.boxes import Heatmap
 from gscam_lib.datasets import Example
 from gscam_lib.datasets.placement import placed
-from gscam_lib.evaluation.jobs import Asked, Job, Method, jobs, traced
+from gscam_lib.evaluation.jobs import Asked, Job, Method, check_count, jobs, traced
 from gscam_lib.evaluation.measures import (
     BLANK,
     MEASURES,
@@ -75,11 +75,13 @@ def evaluate(
     Raises ValueError for bad arguments and for a folder that holds another run.
     """
     asked = Asked.of(model, methods, k, measures, measured_images, slow_images, preset, points)
-    if not (len(shard) == 2 and 0 <= shard[0] < shard[1]):
+    whole = len(shard) == 2 and all(type(part) is int for part in shard)
+    if not (whole and 0 <= shard[0] < shard[1]):
         raise ValueError(f"Got shard={shard}; expected (i, n) with 0 ≤ i < n.")
     examples = dataset if isinstance(dataset, Sequence) else list(dataset)
     questions = tabulate(examples)
     if limit is not None:
+        check_count("limit", limit, 1, "images")
         questions = questions.filter(pc.field("image") < limit)
     rows = Rows(out, manifest(model, asked.preset, points), questions)
     left = open_rows(
@@ -154,6 +156,7 @@ def evaluate_shards(
     threads take turns. Dask: `client.get_executor()`; SLURM: `submitit.AutoExecutor`. A failed
     shard raises its error here after the others have ended; what was computed stays in `out`.
     """
+    check_count("shards", shards, 1, "parts of the images")
     jobs = [
         executor.submit(_shard, model_name, dataset, list(methods), str(out), (i, shards), how)
         for i in range(shards)

@@ -275,8 +275,11 @@ def _differences(name: str, stored: bytes, made: bytes) -> list[str]:
     """Cells of a table that are not what the rows say, numbers up to rounding."""
     tables = []
     for content in (stored, made):
-        text = io.BytesIO(content)
-        tables.append(pd.read_csv(text, keep_default_na=False) if content.strip() else _EMPTY)
+        text = io.StringIO(content.decode("utf-8", "replace"))
+        try:
+            tables.append(pd.read_csv(text, keep_default_na=False) if content.strip() else _EMPTY)
+        except ValueError as error:  # the parser's, of what is no table
+            return [f"{name}: cannot be read as a table ({error})"]
     a, b = tables
     if list(a) != list(b) or len(a) != len(b):
         return [f"{name}: {len(a)} lines of {len(a.columns)} columns, from the rows {len(b)} of "
