@@ -12,8 +12,14 @@ from pathlib import Path
 
 VERSION = "0.1.0"
 
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """The path, a ~ or ~user before it resolved; names such as ~photo.jpg stay as they are."""
+    return Path(os.path.expanduser(path))  # pathlib's own refuses a name of nobody's
+
+
 _given = os.environ.get("GSCAM_DATA")
-DATA = Path(_given or Path(__file__).resolve().parent.parent / "data").expanduser()
+DATA = expanded(_given or Path(__file__).resolve().parent.parent / "data")
 MODELS = DATA / "models"
 SCENES = DATA / "scenes"
 

@@ -63,6 +63,8 @@ def test_an_unknown_word_is_reported(cat, tmp_path):
         (["PHOTO", "a cat", "--method", "nope"], "No method 'nope'"),
         (["PHOTO", "a cat", "--method", "sscam:samples=0"], "Got samples=0"),
         (["PHOTO", "a cat", "--model", "nope"], "No model 'nope'"),
+        (["~nobodyzz.jpg", "a cat"], "No photo at ~nobodyzz.jpg"),
+        (["PHOTO", "a cat", "--model", "~nobodyzz/w.pt"], "No model '~nobodyzz/w.pt'"),
     ],
 )
 def test_errors_are_one_line_not_a_traceback(cat, arguments, message):
@@ -167,6 +169,8 @@ def test_evaluate_says_what_a_data_set_needs():
     assert result.exit_code == 1
     assert "needs --root and --annotations" in result.stderr
     assert "i/n" in run("evaluate", "--dataset", "single", "--shard", "x").stderr
+    there = run("evaluate", "--dataset", "coco", "--root", "~nobodyzz/x", "--annotations", "x.json")
+    assert "~nobodyzz/x" in there.stderr
 
 
 def test_models_methods_and_doctor():

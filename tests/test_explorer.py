@@ -620,8 +620,9 @@ def test_folder(explorer, photo, tmp_path):
     explorer.move(folder=str(tmp_path))
     go(explorer)
     assert explorer.controls[0][0]["options"][0][1] == "one.png"
-    explorer._message(None, {"kind": "set", "changes": {"folder": str(tmp_path / "none")}}, [])
-    assert "No photos in" in explorer.last_error
+    for nowhere in (str(tmp_path / "none"), "~nobodyzz/x"):
+        explorer._message(None, {"kind": "set", "changes": {"folder": nowhere}}, [])
+        assert f"No photos in '{nowhere}'" in explorer.last_error
 
 
 def test_an_address_chooses_photo_method_and_k_and_says_what_is_not_there(resnet, photo):

@@ -76,6 +76,18 @@ def test_what_is_no_photo_is_refused(bad):
         load_photo(bad)
 
 
+def test_a_tilde_is_a_home_or_the_beginning_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    grey_photo("L", 10).save("home/a.png")
+    grey_photo("L", 20).save("~nobodyzz.png")
+    assert load_photo("~/a.png").getpixel((0, 0)) == (10, 10, 10)
+    assert load_photo("~nobodyzz.png").getpixel((0, 0)) == (20, 20, 20)
+    with pytest.raises(FileNotFoundError, match="~nobodyzz/x"):
+        load_photo("~nobodyzz/x.png")
+
+
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg"):
         load_photo(tmp_path / "nowhere.jpg")

@@ -17,6 +17,7 @@ from gscam_lib.audits.truth import NAMED
 from gscam_lib.figures import charts, save, style
 from gscam_lib.figures.looks import look
 from gscam_lib.methods import title
+from gscam_lib.paths import expanded
 from gscam_lib.scenes.shortcuts import KINDS, LOCAL
 
 TABLE, FIGURE = "table_biases.md", "biases"
@@ -38,7 +39,7 @@ it is true of the model, though nobody planted it.
 
 def write(rows: pd.DataFrame, folder: Path | str) -> Path:
     """Write the table and the figure of `truth.benchmark`'s rows; returns the table's path."""
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / TABLE).write_text(markdown(rows), encoding="utf-8")
     with style():

@@ -16,6 +16,7 @@ from gscam_lib.audits.regions import Region, from_example, read_regions
 from gscam_lib.datasets import CocoDataset, Example
 from gscam_lib.datasets.findings import DataError, escapes, listed
 from gscam_lib.datasets.tables import PHOTOS, read_rows
+from gscam_lib.paths import expanded
 
 Photos: TypeAlias = "str | Path | pd.DataFrame | Sequence[Any]"
 Table: TypeAlias = "str | Path | pd.DataFrame"
@@ -81,7 +82,7 @@ def _items(photos: Photos) -> tuple[list[Item], dict[str, list[Any]]]:
     if isinstance(photos, pd.DataFrame):
         return _listed(photos, Path(), "The table of photos")
     if isinstance(photos, str | Path):
-        path = Path(photos).expanduser()
+        path = expanded(photos)
         if path.is_dir():
             return _in_folder(path)
         if path.suffix.lower() == ".json":
@@ -99,7 +100,7 @@ def _items(photos: Photos) -> tuple[list[Item], dict[str, list[Any]]]:
             f"Got {type(photos).__name__} as photos; expected a folder, a list or a table."
         )
     given = list(photos)
-    paths = [Path(p).expanduser() if isinstance(p, str | Path) else None for p in given]
+    paths = [expanded(p) if isinstance(p, str | Path) else None for p in given]
     _exist([p for p in paths if p is not None], "The list of photos")
     short = [p.name for p in paths if p is not None]
     unique = len(set(short)) == len(short)
@@ -130,7 +131,7 @@ def _listed(table: pd.DataFrame, root: Path, what: str) -> tuple[list[Item], dic
     if out:
         raise DataError(what, listed("refused", "It names files outside its folder", out,
                                      "Names must stay below it."))  # fmt: skip
-    paths = [root / Path(name).expanduser() for name in names]
+    paths = [root / expanded(name) for name in names]
     _exist(paths, what)
     rest = table.drop(columns=column)
     return [Item(n, p) for n, p in zip(names, paths, strict=True)], {
@@ -162,7 +163,7 @@ def read_table(table: Table) -> pd.DataFrame:
     """
     if isinstance(table, pd.DataFrame):
         return table
-    path = Path(table).expanduser()
+    path = expanded(table)
     if not path.is_file():
         raise FileNotFoundError(f"No file at {path}.")
     if path.suffix.lower() in (".parquet", ".pq"):

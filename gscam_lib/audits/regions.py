@@ -17,6 +17,7 @@ from gscam_lib.datasets import CocoDataset, Example
 from gscam_lib.datasets.outlines import draw
 from gscam_lib.datasets.tables import read_rows
 from gscam_lib.evaluation.metrics import boxes_to_mask
+from gscam_lib.paths import expanded
 
 Mask: TypeAlias = np.ndarray[Any, Any]
 FACES = "faces"
@@ -71,7 +72,7 @@ def read_regions(given: Any, names: Iterable[str]) -> dict[str, dict[str, Region
 
 
 def _of_coco(path: Path, names: list[str]) -> dict[str, dict[str, Region]]:
-    path = path.expanduser()
+    path = expanded(path)
     if path.suffix.lower() != ".json" or not path.is_file():
         raise FileNotFoundError(f"No COCO JSON at {path}.")
     found: dict[str, dict[str, Region]] = {}
@@ -86,10 +87,10 @@ def _of_coco(path: Path, names: list[str]) -> dict[str, dict[str, Region]]:
 def _of_one(region: str, given: Any, names: list[str]) -> dict[str, Region]:
     if isinstance(given, str) and given == FACES:
         return {name: Region(find_faces, FACES) for name in names}
-    if isinstance(given, str | Path) and Path(given).expanduser().is_dir():
-        return _in_folder(Path(given).expanduser(), names)
+    if isinstance(given, str | Path) and expanded(given).is_dir():
+        return _in_folder(expanded(given), names)
     if isinstance(given, str | Path):
-        _, rows = read_rows(Path(given).expanduser(), needed=("file", "x0", "y0", "x1", "y1"))
+        _, rows = read_rows(expanded(given), needed=("file", "x0", "y0", "x1", "y1"))
         given = pd.DataFrame([row.cells for row in rows])
     if isinstance(given, pd.DataFrame):
         given = _boxes(region, given)

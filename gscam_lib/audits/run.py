@@ -37,7 +37,7 @@ from gscam_lib.model.prompts import (
     check_prompts,
     label,
 )
-from gscam_lib.paths import MODELS, VERSION
+from gscam_lib.paths import MODELS, VERSION, expanded
 from gscam_lib.trace import Model, load_model
 
 SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ class Audit(Outcome):
         the faces that scikit-image's cascade finds, which are not all. beside: also write
         report.md, the tables as CSV and the figures as PNG and PDF into the file's folder.
         """
-        return write(self, Path(path).expanduser(), photos, blur_faces, beside)
+        return write(self, expanded(path), photos, blur_faces, beside)
 
 
 def audit(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gscam_lib.cli.common import DeviceOption, EngineOption, ModelOption, PrecisionOption, app, load
+from gscam_lib.paths import expanded
 
 
 @app.command()
@@ -63,8 +64,8 @@ def audit(
     named = dict(_region(text) for text in regions or [])
     words = None
     if vocabulary is not None:
-        words = [w.strip() for w in read_text(vocabulary.expanduser()).splitlines() if w.strip()]
-    folder = out.expanduser()
+        words = [w.strip() for w in read_text(expanded(vocabulary)).splitlines() if w.strip()]
+    folder = expanded(out)
     clip = load(model, None, device=device, precision=precision, engine=engine)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", gs.UnknownPromptWarning)  # among the notes

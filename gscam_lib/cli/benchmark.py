@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gscam_lib.cli.common import DeviceOption, app, load
+from gscam_lib.paths import expanded
 
 
 @app.command()
@@ -32,7 +33,7 @@ def benchmark(
 
     if dataset != "biases":
         raise ValueError(f"Got --dataset {dataset!r}; expected biases.")
-    folder, found = out.expanduser(), []
+    folder, found = expanded(out), []
     asked = [m.strip() for m in methods.split(",") if m.strip()]
     for name in model or list(truth.METHODS):
         loaded = load(name, None, device=device)

@@ -27,6 +27,7 @@ from gscam_lib.cli.common import (
     load,
     shard_of,
 )
+from gscam_lib.paths import expanded
 
 if TYPE_CHECKING:
     from gscam_lib.datasets import Example
@@ -196,7 +197,7 @@ def table(
 
     rows = reports.read(folder)
     if report is not None:
-        typer.echo(reports.write_report(rows, report.expanduser()))
+        typer.echo(reports.write_report(rows, expanded(report)))
     elif against:
         typer.echo(reports.tests_to_markdown(reports.paired_tests(rows, against)))
     else:

@@ -23,6 +23,7 @@ from gscam_lib.cli.common import (
     app,
     load,
 )
+from gscam_lib.paths import expanded
 
 PICTURES = {".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 
@@ -55,7 +56,7 @@ def heatmap(
     from gscam_lib.heatmaps import check_method
     from gscam_lib.methods import read_method
 
-    target = out.expanduser()
+    target = expanded(out)
     target = target if target.suffix else target.with_suffix(".png")
     if target.suffix.lower() not in PICTURES:
         raise ValueError(
@@ -72,7 +73,7 @@ def heatmap(
         model, layer, weights=weights, arch=arch, device=device, precision=precision,
         engine=engine, preprocess=preprocess,
     )  # fmt: skip
-    trace = clip.trace(photo.expanduser(), batch_size=batch_size, cache=cache)
+    trace = clip.trace(expanded(photo), batch_size=batch_size, cache=cache)
     heats, boxes = [], []
     for prompt in prompts:
         start = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gscam_lib.cli.common import DeviceOption, PrecisionOption, app, shard_of
+from gscam_lib.paths import expanded
 
 
 @app.command()
@@ -76,7 +77,7 @@ def reproduce(
         return
     if out is None and not bundled:
         raise ValueError("Give --out, a folder that keeps what is computed; or --dry-run.")
-    folder = Path("build/reproduce_bundled") if out is None else out.expanduser()
+    folder = Path("build/reproduce_bundled") if out is None else expanded(out)
     run(
         folder, world, items, without=left, fetch=download and not bundled, shard=part, dask=dask,
         shards=shards, say=lambda line: typer.echo(line, err=True),
@@ -109,7 +110,7 @@ def _places(
                     f"Got --{option} {text}; expected ROLE=PATH, ROLE one of "
                     f"{', '.join(REAL.sets)}."
                 )
-            found[option][role] = Path(path).expanduser()
+            found[option][role] = expanded(path)
     return {role: (path, found["annotations"].get(role)) for role, path in found["root"].items()}
 
 
@@ -121,7 +122,7 @@ def pack(
     """Put rows, versions, hashes of weights and data, figures and page into one file."""
     from gscam_lib.paper.archive import pack as write
 
-    typer.echo(f"wrote {write(run.expanduser(), out.expanduser())}")
+    typer.echo(f"wrote {write(expanded(run), expanded(out))}")
 
 
 @app.command()
@@ -129,7 +130,7 @@ def check(file: Annotated[Path, typer.Argument(help="A file of `gscam pack`.")])
     """Compute an archive's tables again from its rows; exit 1 where they differ, and say how."""
     from gscam_lib.paper.archive import check as compare
 
-    found = compare(file.expanduser())
+    found = compare(expanded(file))
     for line in found.lines:
         typer.echo(line)
     if found.differences:

@@ -8,6 +8,7 @@ from gscam_lib.datasets.example import Example, Selection
 from gscam_lib.datasets.findings import DataError, Finding
 from gscam_lib.datasets.tables import read_csv, read_typographic
 from gscam_lib.datasets.wsol import read_names, read_wsol
+from gscam_lib.paths import expanded
 
 __all__ = [
     "FORMS",
@@ -48,7 +49,7 @@ def read(
     if form == "csv":
         return read_csv(root, annotations)
     if form == "wsol":
-        names = Path(annotations).expanduser() / "class_names.txt"
+        names = expanded(annotations) / "class_names.txt"
         if names.is_file():
             class_names = read_names(names)
         elif class_names is None:

@@ -15,6 +15,7 @@ from gscam_lib.datasets.coco_file import Columns, read_columns
 from gscam_lib.datasets.example import Example, Selection
 from gscam_lib.datasets.findings import DataError
 from gscam_lib.datasets.outlines import Outlines, check
+from gscam_lib.paths import expanded
 
 Array = np.ndarray[Any, Any]
 
@@ -31,7 +32,7 @@ class CocoDataset(Sequence[Example]):
     """
 
     def __init__(self, root: Path | str, annotations: Path | str, *, name: str = "coco") -> None:
-        self.root, self.file = Path(root).expanduser(), Path(annotations).expanduser()
+        self.root, self.file = expanded(root), expanded(annotations)
         self.name = name
         for path, what in ((self.root, "folder of images"), (self.file, "instances file")):
             if not path.exists():

@@ -14,6 +14,7 @@ from pathlib import Path
 from gscam_lib.boxes import BoxLike
 from gscam_lib.datasets.example import Example, Examples
 from gscam_lib.datasets.findings import DataError, Finding, escapes, listed
+from gscam_lib.paths import expanded
 
 PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 TYPOGRAPHIC = re.compile(r"label=(?P<object>[^=]+?)_text=(?P<word>[^=]*?)(?:_\d+)?$")
@@ -45,7 +46,7 @@ def read_csv(root: Path | str, table: Path | str, *, name: str = "csv") -> Examp
     FileNotFoundError, and ValueError naming the line: of boxes and sizes that are none, names
     outside the root.
     """
-    root, path = existing(root), Path(table).expanduser()
+    root, path = existing(root), expanded(table)
     columns, rows = read_rows(path, needed=("file", "prompt"))
     corners, sized = _box_columns(path, columns)
     sizes, found = _photo_sizes(path, columns, rows, corners, sized)
@@ -193,7 +194,7 @@ def read_text(path: Path) -> str:
 
 def existing(folder: Path | str) -> Path:
     """The folder, its ~ resolved. Raises FileNotFoundError where it is none."""
-    found = Path(folder).expanduser()
+    found = expanded(folder)
     if not found.is_dir():
         raise FileNotFoundError(f"No folder at {folder}.")
     return found

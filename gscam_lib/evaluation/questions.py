@@ -22,6 +22,7 @@ from gscam_lib.datasets import Example, Selection, downloads
 from gscam_lib.model.network import Network
 from gscam_lib.model.photo import load_photo
 from gscam_lib.model.prompts import best_prompt, fill, fill_all
+from gscam_lib.paths import expanded
 
 CHUNK = 20_000  # examples made into columns at once
 SCHEMA = pa.schema(
@@ -150,8 +151,8 @@ def open_dataset(
             f"bundled {', '.join(scenes.SETS)}; after `gscam download`, "
             f"{', '.join(downloads.SOURCES)}."
         )
-    where = None if annotations is None else annotations.expanduser()
-    return datasets.read(form, root.expanduser(), where, class_names=names)
+    where = None if annotations is None else expanded(annotations)
+    return datasets.read(form, expanded(root), where, class_names=names)
 
 
 def asked_by(

@@ -32,7 +32,7 @@ from gscam_lib.evaluation.folder import (
     read_manifest,
 )
 from gscam_lib.evaluation.measures import COLUMNS
-from gscam_lib.paths import whole_file
+from gscam_lib.paths import expanded, whole_file
 
 Row = dict[str, Any]
 SECONDS = 20.0  # at most this much work is lost when a run is killed
@@ -83,7 +83,7 @@ class Rows:
         schema: pa.Schema = SCHEMA,
     ) -> None:
         self.schema = schema
-        self.folder = None if folder is None else Path(folder).expanduser()
+        self.folder = None if folder is None else expanded(folder)
         self.questions = questions
         self.run = dict(run)
         self._stamp = json.dumps(self.run, sort_keys=True)
@@ -363,7 +363,7 @@ def read_rows(folder: Path | str, *, columns: Sequence[str] | None = None) -> pd
     FileNotFoundError for a folder without rows, ValueError where parts were made with other
     weights, presets or versions, saying which.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     with _database() as db:
         query = _merged(db, path)
         if columns is not None:
@@ -397,8 +397,8 @@ def _merged(db: duckdb.DuckDBPyConnection, folder: Path) -> str:
 
 def write_merged(folder: Path | str, out: Path | str) -> int:
     """Put all rows of a folder into one Parquet file, atomically; returns how many there are."""
-    target = Path(out).expanduser()
+    target = expanded(out)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _database() as db, whole_file(target) as file:
-        _write(db, _merged(db, Path(folder).expanduser()), file)
+        _write(db, _merged(db, expanded(folder)), file)
     return int(pq.read_metadata(target).num_rows)

@@ -12,6 +12,7 @@ import traitlets
 from gscam_lib.explorer.controls import Control, panels, read, strip, texts, values
 from gscam_lib.explorer.request import Answer, Cancelled, Request, Stop
 from gscam_lib.explorer.worker import Worker
+from gscam_lib.paths import expanded
 
 if TYPE_CHECKING:
     from gscam_lib.explorer.engine import Engine
@@ -248,7 +249,7 @@ class Live(anywidget.AnyWidget):
         return self._write(path, "page")
 
     def _write(self, path: str | Path, what: str) -> Path:
-        target = Path(path)
+        target = expanded(path)
         target.write_bytes(self._take(what))
         self._say("", busy=False)
         return target

@@ -15,7 +15,7 @@ from PIL import Image
 from gscam_lib.datasets.example import Example
 from gscam_lib.explorer.controls import numbered
 from gscam_lib.model.photo import load_photo
-from gscam_lib.paths import SCENES
+from gscam_lib.paths import SCENES, expanded
 
 if TYPE_CHECKING:
     from gscam_lib.trace import Trace
@@ -105,7 +105,7 @@ def choose(images: Any = None, *, drawn: bool = False) -> dict[str, Photo]:
 
 def in_folder(folder: str | Path) -> dict[str, Photo]:
     """The photos of a folder, by name. Raises FileNotFoundError where there are none."""
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     files = sorted(p for p in path.glob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise FileNotFoundError(

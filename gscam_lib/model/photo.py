@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from gscam_lib.paths import expanded
+
 ImageLike: TypeAlias = "Image.Image | str | os.PathLike[str] | np.ndarray[Any, Any]"
 Fit = Literal["squash", "crop", "pad"]
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -214,7 +216,7 @@ def load_photo(image: ImageLike, *, turn: bool = True) -> Image.Image:
             )
         return Image.fromarray(image)
     if isinstance(image, str | os.PathLike):
-        return _read_photo(Path(image).expanduser(), turn)
+        return _read_photo(expanded(image), turn)
     if isinstance(image, Image.Image):
         return _to_rgb(image, turn)
     raise ValueError(

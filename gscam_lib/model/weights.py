@@ -44,6 +44,7 @@ from gscam_lib.model.published import (
     tokenizer_for,
     usual_preprocess,
 )
+from gscam_lib.paths import expanded
 
 DEFAULT_MODEL = "photo-lite"
 LISTED = "model.safetensors.index.json", "pytorch_model.bin.index.json"  # weights in several files
@@ -87,18 +88,14 @@ def _load(what: Any, arch: str | None) -> Loaded:
 def _from_name(name: str, arch: str | None) -> Loaded:
     name = name.removeprefix("local-dir:")
     bundled = bundled_models()
-    path = bundled.get(name, Path(name).expanduser())
+    path = bundled.get(name, expanded(name))
     architecture, _, rest = name.partition("/")
     if name.startswith("hf-hub:"):
         path = huggingface.hub_folder(name.removeprefix("hf-hub:"))
     elif not path.exists() and downloaded(name).is_dir():
         path = downloaded(name)
-    elif (
-        not path.exists()
-        and architecture in open_clip.list_models()
-        and Path(rest).expanduser().is_file()
-    ):
-        arch, path = architecture, Path(rest).expanduser()
+    elif not path.exists() and architecture in open_clip.list_models() and expanded(rest).is_file():
+        arch, path = architecture, expanded(rest)
     if path.is_dir():
         return replace(_from_folder(path, arch), name=name, bundled=name in bundled)
     if path.is_file():
@@ -116,7 +113,7 @@ def _with_weights(what: Any, weights: Any, arch: str | None) -> Loaded:
     source = "the state dict"
     if isinstance(weights, str | os.PathLike):
         source = os.fspath(weights)
-        path = Path(weights).expanduser()
+        path = expanded(weights)
         if not path.is_file():
             raise FileNotFoundError(f"No file of weights at {path}.")
         weights = read_archive(path).content
