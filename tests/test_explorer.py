@@ -229,6 +229,26 @@ def test_true_boxes_of_large_photos_are_drawn_where_the_thing_is(resnet, large):
     assert np.abs(dark.max(0) - red.max(0)).max() <= 6
 
 
+def test_true_boxes_of_a_turned_photo_are_turned_with_it(resnet, tmp_path):
+    """640 × 428 as stored, a box along its upper edge; seen upright, it is along the right one."""
+    stored = Image.new("RGB", (640, 428), "white")
+    stored.paste("red", (0, 0, 640, 40))
+    exif = stored.getexif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "phone.png", exif=exif)
+    about = (tmp_path / "phone.png", "a cat", ((0, 0, 640, 40),), "cat", "1", "mine")
+    engine = explore(resnet, gs.Example(*about, photo_size=(640, 428)))._engine
+    answer = engine.run(Request("given-0", ("a cat",), "center"), never, nothing)
+    assert answer.view.size == (428, 640)
+    assert answer.view.boxes == ((388, 0, 428, 640),)
+    drawn = np.asarray(engine.photo("given-0").open())
+    assert (drawn[0:640, 388:428] == (255, 0, 0)).all()
+    with pytest.raises(ValueError, match=r"phone\.png: the truth is of 800 × 600 pixels"):
+        choose([gs.Example(*about, photo_size=(800, 600))])
+    with pytest.raises(ValueError, match=r"\(700, 500, 800, 600\) of 'cat' has no area inside"):
+        choose(gs.Example(*about[:2], ((700, 500, 800, 600),), *about[3:]))
+
+
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", [(50, 31), (31, 50)])
 def test_a_page_brings_maps_to_the_photo_as_the_library_does(fit, size):
@@ -759,6 +779,26 @@ def test_steps_of_k_and_prompts():
 def test_no_images():
     with pytest.raises(ValueError, match="no images"):
         choose([])
+
+
+def test_what_is_given_is_looked_at_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "ph"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(_png(8, 6))
+    (folder / "note.txt").write_text("no photo")
+    assert [photo.name for photo in choose("~/ph").values()] == ["a.png"]
+    both = choose(["~/ph", "~/ph/a.png"])
+    assert [photo.open().size for photo in both.values()] == [(8, 6)] * 2
+    for nowhere in ("nonexist.jpg", "x" * 5000, "~nobodyzz/x"):
+        with pytest.raises(FileNotFoundError, match=nowhere):
+            choose(nowhere)
+    with pytest.raises(ValueError, match=r"note\.txt cannot be read as a photo"):
+        choose([folder / "note.txt"])
+    with pytest.raises(ValueError, match=r"Got int as image; expected a PIL image, a path"):
+        choose(5)
+    with pytest.raises(ValueError, match=r"shape \(4, 6, 3\) and dtype float64; expected a photo"):
+        choose(np.zeros((4, 6, 3)))
 
 
 def test_composer(resnet, tmp_path):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 
 from gscam_lib.boxes import BoxLike
 from gscam_lib.datasets.example import Example
+from gscam_lib.paths import expanded
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def header(image: Any) -> Header:
         return Header((image.shape[1], image.shape[0]), 1)
     if isinstance(image, Image.Image):
         return _header(image)
-    path = Path(image)
-    if not path.is_file():
+    path = expanded(image)
+    if not os.path.isfile(path):  # also where no file can have such a name
         raise FileNotFoundError(f"No photo at {path}.")
     try:
         with Image.open(path) as opened:

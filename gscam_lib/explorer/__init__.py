@@ -35,7 +35,8 @@ def explore(
     bundled scenes and photos; a photo, a path, a (H, W, 3) uint8 array, an Example, a folder, a
     list of these or a mapping from names to them; prompts: what to look for at first. Its `.value`
     is the state, `.last_error` what went wrong last; `.export_html(path)` writes a page that needs
-    no kernel. Raises ValueError and FileNotFoundError.
+    no kernel. An Example's true boxes are drawn where `evaluate` looks for them. Raises ValueError
+    for what is no photo and for truth that is not of its photo, and FileNotFoundError.
     """
     from gscam_lib.explorer.engine import Engine
     from gscam_lib.explorer.panel import Explorer

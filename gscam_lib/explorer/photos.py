@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from gscam_lib.datasets.example import Example
+from gscam_lib.datasets.placement import header, placed
+from gscam_lib.evaluation.measures import check_truth
 from gscam_lib.explorer.controls import numbered
 from gscam_lib.model.photo import load_photo
 from gscam_lib.paths import SCENES, expanded
@@ -86,12 +89,12 @@ def choose(images: Any = None, *, drawn: bool = False) -> dict[str, Photo]:
 
     images: None for what is bundled; a photo, path, array or Example; a folder; several of these;
     or a mapping from names to them. drawn: whether the model knows drawings: those come first then,
-    and are left out otherwise. Raises ValueError where there is none.
+    and are left out otherwise. True boxes are those of the photo as it is seen. Raises ValueError
+    where there is none, for what is no photo and for truth that is not of its photo, and
+    FileNotFoundError.
     """
     if images is None:
         return unique(bundled(drawn))
-    if isinstance(images, str | Path) and Path(images).is_dir():
-        return in_folder(images)
     if isinstance(images, Mapping):
         pairs = [(str(name), image) for name, image in images.items()]
     elif isinstance(images, Sequence) and not isinstance(images, str):
@@ -100,7 +103,13 @@ def choose(images: Any = None, *, drawn: bool = False) -> dict[str, Photo]:
         pairs = [(_name(images, 0), images)]
     if not pairs:
         raise ValueError("Got no images; expected at least one, or None for the bundled ones.")
-    return unique({f"given-{i}": _photo(name, image) for i, (name, image) in enumerate(pairs)})
+    found: dict[str, Photo] = {}
+    for i, (name, image) in enumerate(pairs):
+        if isinstance(image, str | Path) and os.path.isdir(expanded(image)):
+            found |= in_folder(image)
+        else:
+            found[f"given-{i}"] = _given(name, image)
+    return unique(found)
 
 
 def in_folder(folder: str | Path) -> dict[str, Photo]:
@@ -190,11 +199,23 @@ def _scenes(kind: str, count: int, content: Mapping[str, Any]) -> dict[str, Phot
     return found
 
 
+def _given(name: str, image: Any) -> Photo:
+    """A photo that somebody names: looked at now, so that what is wrong is said at once."""
+    if isinstance(image, Example):
+        seen = header(image.image).seen
+        example = placed(image, seen)
+        check_truth(example, seen)
+        boxes = tuple(tuple(map(float, box)) for box in example.boxes)
+        return replace(_photo(name, image.image), prompts=(image.prompt,), boxes=boxes)
+    if isinstance(image, str | Path):
+        header(image)
+    elif not isinstance(image, Image.Image):
+        load_photo(image)
+    return _photo(name, image)
+
+
 def _photo(name: str, image: Any) -> Photo:
     source = f"load_photo({str(image)!r})" if isinstance(image, str | Path) else "load_photo(image)"
-    if isinstance(image, Example):
-        boxes = tuple(tuple(map(float, box)) for box in image.boxes)
-        return replace(_photo(name, image.image), prompts=(image.prompt,), boxes=boxes)
     return Photo(name, image, source)
 
 

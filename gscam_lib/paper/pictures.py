@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from gscam_lib import figures, scenes
 from gscam_lib.boxes import Heatmap, heatmap_to_box
 from gscam_lib.datasets import Example, read_typographic
+from gscam_lib.datasets.placement import placed
 from gscam_lib.evaluation import report
 from gscam_lib.evaluation.measures import PRESETS
 from gscam_lib.evaluation.metrics import best_iou
@@ -52,12 +53,12 @@ class Studio:
         return self._models[role]
 
     def example(self, position: int) -> Example:
-        """The pair of COCO's place at which a row's `example` points."""
+        """The pair of COCO's place at which a row's `example` points, its truth as measured."""
         if self._examples is None:
             self._examples = self.world.asked(
                 self.model("rn"), self.world.examples("coco", PROTOCOL)
             )
-        return self._examples[position]
+        return placed(self._examples[position])
 
     def heat(self, example: Example, method: str) -> Heatmap:
         """A method's map of a pair, as the rows have it."""
