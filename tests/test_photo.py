@@ -1,6 +1,8 @@
 """photo.py: photos of every kind, and how a photo and the input map to each other, and back."""
 
+import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import open_clip
@@ -10,6 +12,8 @@ from conftest import tiny_clip
 from PIL import Image, ImageDraw
 
 import gscam_lib as gs
+from gscam_lib.datasets.placement import header
+from gscam_lib.explorer.photos import uploaded
 from gscam_lib.model.photo import Geometry, Preprocessing, load_photo, photo_hash, preprocessing_of
 
 FITS = ("squash", "crop", "pad")
@@ -96,9 +100,46 @@ def test_missing_and_broken_files(tmp_path):
     broken.write_bytes(broken.read_bytes()[:400])
     with pytest.raises(ValueError, match=r"broken\.jpg cannot be read"):
         load_photo(broken)
+    Image.new("RGB", (300, 300)).save(broken)
+    broken.write_bytes(broken.read_bytes()[:-300])  # its header is whole
+    with Image.open(broken) as opened, pytest.raises(ValueError, match=r"broken\.jpg cannot be"):
+        load_photo(opened)
     broken.write_text("not a photo")
     with pytest.raises(ValueError, match=r"broken\.jpg cannot be read"):
         load_photo(broken)
+    with pytest.raises(FileNotFoundError, match="No photo at xxx"):
+        load_photo("x" * 5000)
+
+
+def tiff(*, kind):
+    """A TIFF of one grey pixel whose width is a number of this kind: 3, a short; 11, a float."""
+    width = struct.pack("<I", 1) if kind == 3 else struct.pack("<f", 1.0)
+    tags = [(257, 1), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 1)]
+    rows = [struct.pack("<HHI", 256, kind, 1) + width]
+    rows += [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+    return (
+        b"II*\0" + struct.pack("<II", 12, 0x64) + struct.pack("<H", 9) + b"".join(rows) + bytes(4)
+    )
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [tiff(kind=11), PNG + b"\0\0\0\4IHDR" + bytes(8), PNG + bytes(30), b"", b"BM" + bytes(60)],
+)
+def test_whatever_breaks_a_decoder_names_the_file(tmp_path, content):
+    path = tmp_path / "odd.img"
+    path.write_bytes(tiff(kind=3))
+    assert load_photo(path).getpixel((0, 0)) == (0x64,) * 3
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"odd\.img cannot be read as a photo"):
+        load_photo(path)
+    with pytest.raises(ValueError, match=r"odd\.img cannot be read as a photo"):
+        uploaded("odd.img", content)
+    with pytest.raises(ValueError, match=r"odd\.img cannot be read as a photo"):
+        header(path)
 
 
 def test_a_bomb_is_refused_with_advice(tmp_path, monkeypatch):
@@ -122,6 +163,26 @@ def test_grey_of_fewer_bits_than_its_file_is_scaled_by_them(values):
     with pytest.warns(UserWarning, match=rf"end at {values}, so that its 16-bit grey is read as"):
         found = np.asarray(load_photo(Image.fromarray(grey)))[..., 0].ravel()
     np.testing.assert_allclose(found, np.arange(256), atol=1)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1_000_000), (-1000, 1000), (0, 65536)])
+def test_grey_that_does_not_say_what_is_white_is_refused(low, high):
+    ramp = np.linspace(low, high, 256).round().astype(np.int32).reshape(16, 16)
+    with pytest.raises(ValueError, match=rf"from {low} to {high}; expected 0 to 65535"):
+        load_photo(Image.fromarray(ramp))
+
+
+def test_transparency_of_16_bit_grey_is_laid_on_white(tmp_path):
+    def chunk(kind, data):
+        end = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + end
+
+    row = zlib.compress(b"\0" + struct.pack(">3H", 0, 30_000, 65_535))
+    form, clear = struct.pack(">IIBBBBB", 3, 1, 16, 0, 0, 0, 0), struct.pack(">H", 30_000)
+    parts = ((b"IHDR", form), (b"tRNS", clear), (b"IDAT", row), (b"IEND", b""))
+    path = tmp_path / "clear.png"
+    path.write_bytes(PNG + b"".join(chunk(*part) for part in parts))
+    assert np.asarray(load_photo(path))[0, :, 0].tolist() == [0, 255, 255]
 
 
 def test_loading_and_hashing_a_large_photo_make_no_second_copy(tmp_path):

@@ -47,7 +47,7 @@ def header(image: Any) -> Header:
     try:
         with Image.open(path) as opened:
             return _header(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file can break its reader in any way
         raise ValueError(f"{path} cannot be read as a photo ({error}).") from error
 
 

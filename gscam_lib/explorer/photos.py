@@ -17,7 +17,7 @@ from gscam_lib.datasets.example import Example
 from gscam_lib.datasets.placement import header, placed
 from gscam_lib.evaluation.measures import check_truth
 from gscam_lib.explorer.controls import numbered
-from gscam_lib.model.photo import load_photo
+from gscam_lib.model.photo import decoding, load_photo
 from gscam_lib.paths import SCENES, expanded
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ class Photo:
         except FileNotFoundError as error:
             raise ValueError(f"{self.name} is no longer there; choose another photo.") from error
         except ValueError as error:
-            raise _unreadable(self.name) from error
+            raise ValueError(
+                f"{self.name} cannot be read as a photo. Expected a complete JPEG, PNG, WebP, TIFF "
+                "or GIF."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -133,32 +136,22 @@ def unique(photos: dict[str, Photo], taken: Iterable[str] = ()) -> dict[str, Pho
 def uploaded(name: str, content: bytes) -> tuple[str, Photo]:
     """An uploaded file as a photo of at most LONGEST pixels. Raises ValueError where it is none."""
     name = Path(name.replace("\\", "/")).name[:LONGEST_NAME] or "upload"
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            width, height = opened.size
-            if width * height > MOST_PIXELS:
-                raise ValueError(
-                    f"{name} has {width:,} × {height:,} pixels; expected at most "
-                    f"{MOST_PIXELS / 1e6:g} million. Scale it down first."
-                )
-            opened.draft("RGB", (LONGEST, LONGEST))  # a JPEG is decoded no larger than needed
-            drafted = opened.size
-            image = load_photo(opened)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} has too many pixels. Scale it down first.") from error
-    except (OSError, SyntaxError) as error:
-        raise _unreadable(name) from error
+    with decoding(name):
+        opened = Image.open(io.BytesIO(content))
+        width, height = opened.size
+        opened.draft("RGB", (LONGEST, LONGEST))  # a JPEG is decoded no larger than needed
+        drafted, opened.filename = opened.size, name
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"{name} has {width:,} × {height:,} pixels; expected at most {MOST_PIXELS / 1e6:g} "
+            "million. Scale it down first."
+        )
+    image = load_photo(opened)
     turned = image.size != drafted
     image.thumbnail((LONGEST, LONGEST))
     key = "upload-" + hashlib.sha256(content).hexdigest()[:16]
     size = (height, width) if turned else (width, height)
     return key, Photo(name, image, f"load_photo({name!r})", size=size)
-
-
-def _unreadable(name: str) -> ValueError:
-    return ValueError(
-        f"{name} cannot be read as a photo. Expected a complete JPEG, PNG, WebP, TIFF or GIF."
-    )
 
 
 def bundled(drawn: bool) -> dict[str, Photo]:

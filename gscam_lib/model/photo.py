@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from gscam_lib.paths import expanded
 
@@ -204,8 +206,9 @@ def load_photo(image: ImageLike, *, turn: bool = True) -> Image.Image:
 
     image: a PIL image, a path, or a (H, W, 3) uint8 array. EXIF rotation is applied, unless turn is
     False (pixels as stored, as gScoreCAM's release reads them); transparency is laid on white; grey
-    of more than 8 bit is scaled to 8, with a warning where its values fill fewer bits than they are
-    stored in. Raises FileNotFoundError or ValueError.
+    of up to 16 bit is scaled to 8, with a warning where its values fill fewer bits than they are
+    stored in. Raises FileNotFoundError, and ValueError for what is no photo, cannot be decoded, or
+    has values (floating-point, negative, above 16 bit) that do not say what is black and white.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -218,53 +221,82 @@ def load_photo(image: ImageLike, *, turn: bool = True) -> Image.Image:
     if isinstance(image, str | os.PathLike):
         return _read_photo(expanded(image), turn)
     if isinstance(image, Image.Image):
-        return _to_rgb(image, turn)
+        return _to_rgb(image, turn, getattr(image, "filename", "") or "The image")
     raise ValueError(
         f"Got {type(image).__name__} as image; expected a PIL image, a path or a (H, W, 3) uint8 "
         "array."
     )
 
 
-def _read_photo(path: Path, turn: bool) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"No photo at {path}. Check the path (relative to {Path.cwd()}).")
+@contextlib.contextmanager
+def decoding(name: Any) -> Iterator[None]:
+    """Whatever goes wrong while a photo is decoded becomes a ValueError that names it."""
     try:
-        with Image.open(path) as opened:
-            return _to_rgb(opened, turn)
+        yield
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large: {error}. Scale it down first.") from error
-    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{name} is too large: {error}. Scale it down first.") from error
+    except Exception as error:  # a damaged file can break its decoder in any way
+        why = (
+            ""
+            if isinstance(error, UnidentifiedImageError)
+            else f" ({error or type(error).__name__})"
+        )
         raise ValueError(
-            f"{path} cannot be read as a photo ({error}). Expected a complete JPEG, PNG, WebP, "
-            "TIFF or GIF file."
+            f"{name} cannot be read as a photo{why}. Expected a complete JPEG, PNG, WebP, TIFF or "
+            "GIF file."
         ) from error
 
 
-def _to_rgb(image: Image.Image, turn: bool) -> Image.Image:
+def _read_photo(path: Path, turn: bool) -> Image.Image:
+    if not os.path.isfile(path):  # also where no file can have such a name
+        raise FileNotFoundError(f"No photo at {path}. Check the path (relative to {Path.cwd()}).")
+    with decoding(path):
+        opened = Image.open(path)
+    with opened:
+        return _to_rgb(opened, turn, path)
+
+
+def _to_rgb(image: Image.Image, turn: bool, name: Any) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ValueError(f"Got an empty image of {image.width} × {image.height} pixels.")
     if image.mode == "F":
         raise ValueError(
             "Got a floating-point image; convert it to 8 bit so that its range is known."
         )
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned and turn else image  # it copies all the same
-    if turned and not turn:  # nobody shall turn it later
-        upright = image.copy()
-        upright.info.pop("exif", None)
-        upright.getexif().clear()
+    with decoding(name):
+        upright = _upright(image, turn)
     if upright.mode.startswith("I"):
         upright = _to_8_bit(upright)
-    if upright.has_transparency_data:
-        rgba = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return upright.convert("RGB")
+    with decoding(name):
+        if upright.has_transparency_data:
+            rgba = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return upright.convert("RGB")
+
+
+def _upright(image: Image.Image, turn: bool) -> Image.Image:
+    """The decoded image, turned as its EXIF says, or never to be turned."""
+    image.load()
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    if turned and turn:
+        return ImageOps.exif_transpose(image)
+    if turned:  # nobody shall turn it later
+        image = image.copy()
+        image.info.pop("exif", None)
+        image.getexif().clear()
+    return image
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Grey of up to 16 bit, by as many bits as its values need; PIL itself would clip it."""
     grey = np.asarray(image)
-    highest = int(grey.max())
+    lowest, highest = int(grey.min()), int(grey.max())
+    if lowest < 0 or highest >= 1 << 16:
+        raise ValueError(
+            f"Got grey values from {lowest} to {highest}; expected 0 to 65535, as 16 bit hold. "
+            "Convert them to 8 bit yourself, so that it is known what is black and what is white: "
+            "Image.fromarray(np.interp(x, (black, white), (0, 255)).astype('uint8'))."
+        )
     bits = next((b for b in (8, 10, 12, 14) if highest < 1 << b), 16)
     if bits < 16 and not (bits == 8 and image.mode == "I"):
         warnings.warn(
@@ -273,4 +305,6 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
             stacklevel=4,
         )
     scaled = grey.astype(np.float32) * np.float32(255 / ((1 << bits) - 1))
+    if (clear := image.info.get("transparency")) is not None:  # a PNG's value that is not seen
+        scaled[grey == clear] = 255
     return Image.fromarray(scaled.clip(0, 255).round().astype(np.uint8))
