@@ -128,7 +128,9 @@ def _checked(trace: Trace | Sequence[Trace]) -> list[Trace]:
     traces = list(trace) if isinstance(trace, list | tuple) else [check_trace(trace)]
     if not traces:
         raise ValueError("Got no trace; expected one, or several of one photo at different layers.")
-    if len({check_trace(t).geometry for t in traces}) > 1:
+    first, *others = map(check_trace, traces)
+    same = (t.geometry == first.geometry and np.array_equal(t.image, first.image) for t in others)
+    if not all(same):
         raise ValueError("Got traces of several photos; expected one photo at different layers.")
     return traces
 

@@ -134,6 +134,8 @@ def test_what_is_no_trace_or_no_list_is_said(resnet_trace, photo, resnet):
         gs.heatmap([resnet_trace, photo], PROMPT)
     with pytest.raises(ValueError, match="several photos"):
         gs.heatmap([resnet_trace, resnet.trace(photo[:, :50])], PROMPT)
+    with pytest.raises(ValueError, match="several photos"):  # of one size
+        gs.heatmap([resnet_trace, resnet.trace(photo[:, ::-1].copy())], PROMPT)
     for one in (PROMPT, gs.Target(PROMPT)):
         with pytest.raises(ValueError, match="Got one prompt, 'a cat'; expected a list"):
             gs.several(resnet_trace, one)
