@@ -767,6 +767,46 @@ def test_export_holds_what_it_needs(explorer, tmp_path):
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)
 
 
+def page_of(explorer, tmp_path):
+    page = explorer.export_html(tmp_path / "page.html").read_text()
+    return json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+
+
+def test_a_page_shows_what_is_on_the_screen_or_is_refused(explorer, tmp_path):
+    explorer.move(threshold=0.255)
+    go(explorer)
+    data = page_of(explorer, tmp_path)
+    assert data["asked"]["threshold"] == 0.255
+    steps = [step for step, _ in data["controls"][1][1]["options"]]
+    assert steps[:1] + steps[25:28] == ["otsu", 0.25, 0.255, 0.26]
+    for changes, words in (
+        ({"threshold": "p90"}, "Got threshold='p90'; a page takes 'otsu' or a share"),
+        (
+            {"threshold": "otsu", "method": "center"},
+            "Got Centre on the screen; a page computes",
+        ),
+        ({"compare": "method", "method": "gscorecam"}, "Got Grad-CAM on the screen"),
+    ):
+        explorer.move(**changes)
+        go(explorer)
+        with pytest.raises(ValueError, match=words):
+            explorer.export_html(tmp_path / "no.html")
+    assert not (tmp_path / "no.html").exists()
+
+
+def test_half_an_emoji_is_no_prompt_and_an_odd_name_no_fault_of_the_page(resnet, photo, tmp_path):
+    shown = explore(resnet, {"caf\udce9.png": photo}, prompts="an apple")
+    go(shown)
+    assert page_of(shown, tmp_path)["title"] == "caf\udce9.png"
+    shown.move(prompts="an apple \ud83c")
+    assert shown.wait(WAIT)
+    assert "an apple \\ud83c" in shown.last_error
+    assert "half a letter" in shown.last_error
+    with pytest.raises(ValueError, match="half a letter"):
+        shown.export_html(tmp_path / "no.html")
+    shown.close()
+
+
 def test_steps_of_k_and_prompts():
     steps = [k for k, _ in ks(1024, 100)]
     assert steps[0] == 1
@@ -816,6 +856,10 @@ def test_composer(resnet, tmp_path):
     assert len(after) == 2
     assert all(a != b for a, b in zip(before, after, strict=True))
     page = composer.export_html(tmp_path / "attack.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    assert [composer.short(name) for name, _ in data["shares"]] == list(state["probabilities"])
+    found = [share for _, share in data["shares"]]
+    assert found == pytest.approx(list(composer.value["probabilities"].values()), abs=1e-4)
     names = (state["object"], state["word"])
     assert all(f'"text": "{gs.typography.TEMPLATE.format(n)}"' in page for n in names)
     composer.move(word="")

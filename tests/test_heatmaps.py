@@ -122,6 +122,8 @@ def test_bad_requests_say_what_exists(resnet_trace):
         gs.heatmap(resnet_trace, "a cat", "gradcam", k=3)
     with pytest.raises(ValueError, match="empty prompt"):
         gs.heatmap(resnet_trace, " ")
+    with pytest.raises(ValueError, match=r"prompt 'an apple \\ud83c', in which half a letter"):
+        gs.heatmap(resnet_trace, "an apple \ud83c")
 
 
 def test_what_is_no_trace_or_no_list_is_said(resnet_trace, photo, resnet):

@@ -60,9 +60,10 @@ def control(kind: str, name: str, value: Any = None) -> Control:
 def drawing(*checks: str, opacity: float = 0.75, threshold: Any = "otsu", on: Any = ("box",)
             ) -> list[Control]:  # fmt: skip
     """How maps are drawn: opacity, what is in the box, and some checks, `on` checked."""
+    other = [] if threshold in dict(THRESHOLDS) else [(threshold, f"{threshold:g}")]
     return [
         percent("opacity", opacity),
-        slider("threshold", THRESHOLDS, threshold),
+        slider("threshold", [THRESHOLDS[0], *sorted(THRESHOLDS[1:] + other)], threshold),
         *(control("check", name, name in on) for name in checks),
     ]
 

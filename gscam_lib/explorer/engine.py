@@ -16,7 +16,7 @@ import numpy as np
 from gscam_lib.boxes import Heatmap, heatmap_to_box, hot_pixels
 from gscam_lib.explorer.code import as_code
 from gscam_lib.explorer.maps import STEP, Maps, quiet, scored
-from gscam_lib.explorer.page import make_page
+from gscam_lib.explorer.page import check_page, make_page
 from gscam_lib.explorer.photos import LONGEST, Photo, Seen, in_folder, unique, uploaded
 from gscam_lib.explorer.pictures import (
     colors,
@@ -172,6 +172,8 @@ class Engine:
         with self._watching(stop, report) as count:
             self._check(request)
             photo = self.photo(request.photo)
+            if what == "page":
+                check_page(request)  # before anything is scored
             if what == "code":
                 return as_code(self.name, photo, request, self._most()).encode()
             seen = self._seen(request.photo)

@@ -244,7 +244,8 @@ class Live(anywidget.AnyWidget):
     def export_html(self, path: str | Path) -> Path:
         """Write one self-contained page in which k, threshold, prompt and opacity still move.
 
-        It needs no kernel and no network. Every channel is scored for it, once.
+        It needs no kernel and no network. Every channel is scored for it, once. Raises ValueError
+        where another method than gScoreCAM is on the screen, or a percentile as threshold.
         """
         return self._write(path, "page")
 

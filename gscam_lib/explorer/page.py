@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gscam_lib.boxes import check_threshold
 from gscam_lib.explorer import controls as c
 from gscam_lib.explorer.photos import Photo
 from gscam_lib.explorer.pictures import colors
 from gscam_lib.explorer.request import Request
+from gscam_lib.methods import METHODS
 from gscam_lib.methods.wording import words
 from gscam_lib.model.photo import Geometry
 from gscam_lib.trace import Trace
@@ -31,19 +33,21 @@ def make_page(
     size: of the photo as it came, in whose pixels boxes are; model: what the page calls it. It
     holds the photo, the activations, and for each prompt the channels in the order of their
     gradients with their scores; scores that are not kept yet are computed, one pass a channel.
+    Raises ValueError as `check_page`.
     """
+    check_page(request)
     shown = trace.photo
     if shown.width * shown.height > PIXELS:
         share = (PIXELS / (shown.width * shown.height)) ** 0.5
         shown = shown.resize((round(shown.width * share), round(shown.height * share)))
     maps = trace.activations.detach().cpu().float().numpy()
     kind: type[Any] = np.float32 if maps.size <= FLOATS else np.float16
-    several = len(request.prompts) > 1
-    shares = trace.logits(request.prompts).softmax(0).tolist()
+    names = list(dict.fromkeys(request.prompts + request.others))
+    shares = dict(zip(names, trace.logits(names).softmax(0).tolist(), strict=True))
+    several = len(names) > 1
     geometry = replace(trace.geometry, width=shown.width, height=shown.height)
     down, across = stretch(geometry, *maps.shape[1:])
     k = min(request.k or trace.default_k, len(maps))
-    threshold = request.threshold if request.threshold in dict(c.THRESHOLDS) else "otsu"
     checked = [name for name in ("box", "contour", "truth") if getattr(request, name)]
     groups = [
         [
@@ -52,7 +56,7 @@ def make_page(
         ],
         c.drawing(
             "box", "contour", "truth", "beside", opacity=round(request.opacity, 2),
-            threshold=threshold, on=checked,
+            threshold=request.threshold, on=checked,
         ),
     ]  # fmt: skip
     content = {
@@ -67,9 +71,10 @@ def make_page(
         "across": _base64(across),
         "activations": _base64(maps.astype(kind)),
         "prompts": [
-            {**_prompt(trace, prompt), "share": share if several else None}
-            for prompt, share in zip(request.prompts, shares, strict=True)
+            {**_prompt(trace, prompt), "share": shares[prompt] if several else None}
+            for prompt in request.prompts
         ],
+        "shares": list(shares.items()) * several,
         "truth": [list(box) for box in photo.boxes],
         "colors": colors(),
         "texts": c.texts(),
@@ -77,11 +82,27 @@ def make_page(
         "controls": groups,
         "off": [] if photo.boxes else ["truth"],
     }
-    # "<" cannot close the script early when it is written as an escape.
-    data = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
+    # "<" cannot close the script early when it is written as an escape; nor can a file's name that
+    # is no Unicode break the page.
+    data = json.dumps(content).replace("<", "\\u003c")
     page = c.read("page.html").replace("__STYLE__", c.read("view.css"))
     script = c.read("view.js") + c.read("maps.js")
     return page.replace("__VIEW__", script).replace("__DATA__", data)
+
+
+def check_page(request: Request) -> None:
+    """Raise ValueError for what is on the screen and no page can compute."""
+    others = [METHODS[m].title for m, _ in request.variants() if m != "gscorecam"]
+    if others:
+        raise ValueError(
+            f"Got {' and '.join(others)} on the screen; a page computes gScoreCAM alone. Choose "
+            "gScoreCAM, and no other method to compare with, or save the figure."
+        )
+    if isinstance(check_threshold(request.threshold), str) and request.threshold != "otsu":
+        raise ValueError(
+            f"Got threshold={request.threshold!r}; a page takes 'otsu' or a share above 0 and at "
+            "most 1. Choose one of these, or save the figure."
+        )
 
 
 def stretch(geometry: Geometry, rows: int, columns: int) -> tuple[Any, Any]:

@@ -63,7 +63,7 @@ def label(prompt: Prompt) -> str:
 
 
 def check_prompt(prompt: str) -> str:
-    """Return the prompt, or raise ValueError if it is not a string with something in it."""
+    """Return the prompt, or raise ValueError if it is not a Unicode text with something in it."""
     if not isinstance(prompt, str):
         raise ValueError(
             f"Got {type(prompt).__name__} ({prompt!r:.60}) as prompt; expected a string such as "
@@ -71,6 +71,11 @@ def check_prompt(prompt: str) -> str:
         )
     if not prompt.strip():
         raise ValueError("Got an empty prompt; expected a description such as 'an apple'.")
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # no file and no page can hold it
+        raise ValueError(
+            f"Got the prompt {prompt!r:.80}, in which half a letter stands (a lone surrogate, as "
+            "of an emoji cut in two); expected Unicode text. Type it again."
+        )
     return prompt
 
 
