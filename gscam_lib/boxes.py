@@ -105,13 +105,13 @@ def hot_pixels(
 
 def check_threshold(threshold: Threshold) -> Threshold:
     """Return a threshold, or raise ValueError if it is none that `hot_pixels` takes."""
-    if isinstance(threshold, str):
-        try:
+    try:
+        if isinstance(threshold, str):
             good = threshold == "otsu" or (threshold[:1] == "p" and 0 < float(threshold[1:]) < 100)
-        except ValueError:
-            good = False
-    else:
-        good = not isinstance(threshold, bool) and 0 < threshold <= 1
+        else:
+            good = not isinstance(threshold, bool) and bool(0 < threshold <= 1)
+    except (TypeError, ValueError):  # what is no number, and several of them
+        good = False
     if not good:
         raise ValueError(
             f"Got threshold={threshold!r}; expected 'otsu', a percentile such as 'p90', or a share "

@@ -39,7 +39,7 @@ def put_label(
 
     at: the note's centre as shares of width and height; width: the note's, as a share of the
     photo's; paper: colour of the note, None for bare letters. Raises ValueError for an empty word,
-    for letters that the font does not have, and for shares outside of 0 to 1.
+    for letters that the font does not have, and for what is no share from 0 to 1.
     """
     if not word.strip():
         raise ValueError("Got an empty word; expected what the note should say.")
@@ -49,8 +49,7 @@ def put_label(
             f"Got the word {word!r}; the font {FONT.stem} has no sign for {', '.join(missing)} and "
             "would draw an empty box."
         )
-    if not (0 < width <= 1 and all(0 <= share <= 1 for share in at)):
-        raise ValueError(f"Got at={at} and width={width}; expected shares of the photo, 0 to 1.")
+    _check_place(at, width)
     photo = load_photo(image).copy()
     font = ImageFont.truetype(str(FONT), FONT_SIZE)
     left, top, right, bottom = font.getbbox(word)
@@ -64,6 +63,19 @@ def put_label(
     corner = (round(at[0] * photo.width - wide / 2), round(at[1] * photo.height - note.height / 2))
     photo.paste(note, corner, note)
     return photo
+
+
+def _check_place(at: tuple[float, float], width: float) -> None:
+    try:
+        x, y = at
+        good = 0 < width <= 1 and 0 <= x <= 1 and 0 <= y <= 1
+    except (TypeError, ValueError):  # not two, or no numbers
+        good = False
+    if not good:
+        raise ValueError(
+            f"Got at={at!r} and width={width!r}; expected shares of the photo from 0 to 1: at as "
+            "(across, down), such as (0.5, 0.6), and a width above 0."
+        )
 
 
 def probabilities(

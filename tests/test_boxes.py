@@ -115,7 +115,7 @@ def test_thresholds(islands):
     assert boxes.hot_pixels(ramp, 0.5).sum() == 50
     assert boxes.hot_pixels(islands, "p50").sum() == 23 + 36 + 1  # half the map is exactly 0
     assert not boxes.hot_pixels(np.ones((4, 4)), 0.5).any()
-    for bad in ("otsuu", "p", "p100", "p0", 0, 1.5, True, float("nan")):
+    for bad in ("otsuu", "p", "p100", "p0", 0, 1.5, True, float("nan"), None, [0.5], ramp):
         with pytest.raises(ValueError, match="threshold"):
             gs.heatmap_to_box(islands, threshold=bad)
 

@@ -370,6 +370,12 @@ def test_messages_of_any_form_end_in_words(explorer):
         explorer.last_error = None
         explorer._message(None, content, [])
         assert explorer.last_error
+    with pytest.raises(
+        ValueError, match="Got nothing with the button 'upload'; it takes name, con"
+    ):
+        explorer.press("upload")
+    with pytest.raises(ValueError, match="Got NoneType; expected the bytes"):
+        explorer.press("upload", name="a.png", content=None)
 
 
 def test_cancel_stops_a_long_scorecam_and_keeps_what_was_scored(resnet, photo, monkeypatch):

@@ -68,6 +68,13 @@ def test_rise_on_an_input_that_is_not_square():
     torch.testing.assert_close(masks[:, 4], square[:, 13:15].mean(1), atol=0.02, rtol=0)
 
 
+def test_rise_refuses_cells_smaller_than_a_pixel(trace):
+    assert gs.METHODS["rise"](trace, PROMPT, masks=2, cells=64).shape == (64, 64)
+    for cells in (65, 100_000):  # the latter would be 400 GB
+        with pytest.raises(ValueError, match=f"Got cells={cells} for 'rise'; expected at most 64"):
+            gs.METHODS["rise"](trace, PROMPT, masks=10, cells=cells)
+
+
 def test_rise_adds_up_every_mask(vit, trace):
     grids, shifts = perturbation._grids(30, 4, 0.3, (16, 16), seed=2)
     total = np.zeros((64, 64))

@@ -34,7 +34,16 @@ def test_bare_letters_leave_the_photo_between_them():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"word": " "}, {"word": "猫"}, {"word": "a", "width": 0.0}, {"word": "a", "at": (0.5, 1.2)}],
+    [
+        {"word": " "},
+        {"word": "猫"},
+        {"word": "a", "width": 0.0},
+        {"word": "a", "at": (0.5, 1.2)},
+        {"word": "a", "at": "center"},
+        {"word": "a", "at": ("0", "1")},
+        {"word": "a", "at": 0.5},
+        {"word": "a", "width": "wide"},
+    ],
 )
 def test_label_errors(wrong, photo):
     with pytest.raises(ValueError, match="Got"):

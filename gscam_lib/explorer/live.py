@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +99,18 @@ class Live(anywidget.AnyWidget):
             self.value = {**self.value, **drawn}
 
     def press(self, button: str, **content: Any) -> None:
-        """Press a button. Raises ValueError for one that is not there."""
+        """Press a button. Raises ValueError for one that is not there, or takes other things."""
         action = self.buttons().get(button)
         if action is None:
             raise ValueError(f"No button {button!r}; there are {', '.join(self.buttons())}.")
+        takes = signature(action)
+        try:
+            takes.bind(**content)
+        except TypeError as error:
+            raise ValueError(
+                f"Got {', '.join(content) or 'nothing'} with the button {button!r}; it takes "
+                f"{', '.join(takes.parameters) or 'nothing'}."
+            ) from error
         action(**content)
 
     def choose_channel(self, channel: int | None) -> None:

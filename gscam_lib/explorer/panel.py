@@ -74,6 +74,8 @@ class Explorer(Live):
         super().changed(names)
 
     def _upload(self, name: str, content: bytes) -> None:
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise ValueError(f"Got {type(content).__name__}; expected the bytes of a photo's file.")
         if len(content) > self._upload_limit:
             raise ValueError(
                 f"{name} has {len(content) / 1e6:.1f} MB; at most "

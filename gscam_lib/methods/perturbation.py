@@ -110,9 +110,15 @@ def rise(
     may be negative. masks: N; cells: a mask has cells × cells of them, each open with probability
     p, is upsampled (bilinear; beyond the outermost centres it stays as it is there, where the
     authors' code mirrors) and shifted at random; seed: of the masks, which serve every prompt.
+    Raises ValueError for more cells than the input has pixels on a side.
     Petsiuk et al., RISE, BMVC 2018, equation 6. Defaults: gScoreCAM's, ACCV 2022.
     """
     size = trace.pixels.shape[1], trace.pixels.shape[2]
+    if cells > min(size):
+        raise ValueError(
+            f"Got cells={cells} for 'rise'; expected at most {min(size)}, as many as the input of "
+            f"{trace.model.name} has pixels on its shorter side."
+        )
     grids, shifts = _grids(masks, cells, p, _cell(size, cells), seed)
 
     def copies(indices: range) -> Tensor:
