@@ -4,6 +4,7 @@ import io
 import json
 import re
 import secrets
+import subprocess
 import threading
 import time
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 import gscam_lib as gs
-from gscam_lib.explorer import attack_composer, explore, maps
+from gscam_lib.explorer import app, attack_composer, explore, maps
 from gscam_lib.explorer import engine as engine_module
 from gscam_lib.explorer.app import without_paths
 from gscam_lib.explorer.controls import ks, numbered
@@ -719,6 +720,31 @@ def test_what_goes_wrong_at_the_engine_tells_a_visitor_nothing_of_the_machine(vi
     shown.refresh()
     shown.wait(WAIT)
     assert shown.last_error
+
+
+def test_a_path_with_a_quote_is_kept_from_visitors_too():
+    path = "/private/o'neil/a.png"
+    photo = Photo("a.png", None, f"load_photo({path!r})")
+    assert without_paths({"a": photo})["a"].source == "load_photo('a.png')"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--upload-mb", "nan"], "--upload-mb: got 'nan'; expected a number above 0"),
+        (["--seconds", "0"], "--seconds: got '0'; expected a number above 0"),
+        (["--visitors", "-1"], "--visitors: got '-1'; expected a whole number from 1 on"),
+        (["--images", "/nonexist"], "error: No photo at /nonexist."),
+        (["--images", __file__], "test_explorer.py cannot be read as a photo"),
+        (["--model", "nope"], "error: No model 'nope'"),
+    ],
+)
+def test_the_app_refuses_at_the_start(arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("it was served"))
+    with pytest.raises(SystemExit) as left:
+        app.main(arguments)
+    assert left.value.code != 0
+    assert words in f"{left.value.code} {capsys.readouterr().err}"
 
 
 def test_uploads_of_one_visitor_are_not_anothers(visit):

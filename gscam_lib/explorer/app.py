@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import secrets
 import signal
@@ -73,21 +74,27 @@ def without_paths(photos: dict[str, Photo]) -> dict[str, Photo]:
     """The same photos; code that loads them names files as a visitor would have them."""
     return {
         key: replace(photo, source=f"load_photo({photo.name!r})")
-        if photo.source.startswith("load_photo('") else photo
+        if photo.source.startswith(("load_photo('", 'load_photo("')) else photo
         for key, photo in photos.items()
     }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the explorer until Voila ends; gives its exit code."""
+    """Serve the explorer until Voila ends; gives its exit code.
+
+    Exits at once, with one line, for a model or photos that are not there and for bad options.
+    """
     options = _options(arguments)
     from gscam_lib.explorer.engine import Engine
     from gscam_lib.explorer.photos import choose
     from gscam_lib.explorer.server import Server
     from gscam_lib.trace.model import load_model
 
-    model = load_model(options.model)
-    photos = choose(options.images, drawn=model.name.startswith("mini"))
+    try:
+        model = load_model(options.model)
+        photos = choose(options.images, drawn=model.name.startswith("mini"))
+    except (ValueError, OSError) as error:  # ours: they say what to do
+        sys.exit(f"error: {error}")
     name = Path(model.name).name if Path(model.name).exists() else model.name
     engine = Engine(model, without_paths(photos), limit_s=options.seconds, name=name)
     with tempfile.TemporaryDirectory() as folder:
@@ -142,15 +149,35 @@ def voila(options: argparse.Namespace, folder: Path) -> list[str]:
     return [sys.executable, "-m", "voila", str(NOTEBOOK), "--no-browser", where]
 
 
+def _above_0(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a number above 0")
+    return number
+
+
+def _from_1(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a whole number from 1 on")
+    return int(text)
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gscam_lib.explorer.app", description=__doc__)
     parser.add_argument("--model", default="mini-rn", help="as in load_model")
-    parser.add_argument("--images", default=None, help="a folder of photos; default: bundled")
+    parser.add_argument(
+        "--images", default=None, help="a folder of photos, or one; default: bundled"
+    )
     parser.add_argument("--ip", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8866)
-    parser.add_argument("--seconds", type=float, default=60, help="the most one request may take")
-    parser.add_argument("--upload-mb", type=float, default=10, help="the largest upload")
-    parser.add_argument("--visitors", type=int, default=40, help="the most at one time")
+    parser.add_argument(
+        "--seconds", type=_above_0, default=60, help="the most one request may take"
+    )
+    parser.add_argument("--upload-mb", type=_above_0, default=10, help="the largest upload")
+    parser.add_argument("--visitors", type=_from_1, default=40, help="the most at one time")
     return parser.parse_args(arguments)
 
 
