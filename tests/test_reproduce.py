@@ -8,6 +8,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from gscam_lib.cli import app
 from gscam_lib.datasets import read
 from gscam_lib.evaluation import channels, published
 from gscam_lib.methods.method import METHODS, Method
-from gscam_lib.paper import archive, costs, croissant, page, plan, values, worlds
+from gscam_lib.paper import archive, costs, croissant, page, pictures, plan, values, worlds
 from gscam_lib.paper.run import RUNS, blank_and_named
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -612,6 +613,18 @@ def test_the_citation_names_library_and_paper():
     assert about["version"] == gs.__version__
     assert about["license"] == "MIT"
     assert about["preferred-citation"]["doi"] in croissant.describe(ROOT / "tests", "x")["url"]
+
+
+def test_pictures_draw_truth_where_it_was_measured():
+    turned = Image.new("RGB", (60, 40))
+    turned.getexif()[0x0112] = 6
+    example = gs.Example(turned, "a cat", ((0, 0, 60, 4),), "cat", "1", "x", photo_size=(60, 40))
+    world = SimpleNamespace(
+        load=lambda role: None,
+        examples=lambda *_: [example],
+        asked=lambda model, examples: examples,
+    )
+    assert pictures.Studio(None, world).example(0).boxes == ((36, 0, 40, 60),)
 
 
 def test_the_gallery_is_the_written_one(tmp_path):
