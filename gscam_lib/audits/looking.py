@@ -7,7 +7,7 @@ prompt: hottest, coldest and random regions are looked up, for as many prompts a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,6 +77,7 @@ def look(model: Model, item: Item, position: int, asked: Asked) -> Row:
     row |= {"scores": _bytes(scores(trace.embedding[None])[0]), "regions": []}
     if not asked.maps(position):
         return row | {"seconds": time.perf_counter() - start}
+    named = {name: region.mask(trace.photo) for name, region in item.regions.items()}
     image = np.asarray(trace.geometry.to_input(trace.photo))
     masks = list(window_masks(*image.shape[:2]))
     cover = [covered(image, masks, how) for how in asked.fills]
@@ -87,7 +88,7 @@ def look(model: Model, item: Item, position: int, asked: Asked) -> Row:
         "alone": _bytes(scores(crops)),
         "crops": _bytes(crops.cpu().numpy(), np.float16),
         "maps": _bytes(maps_of(trace, asked), np.uint8),
-        **_regions(trace, item, image, asked, scores),
+        **_regions(trace, named, image, asked, scores),
     }
     if position in asked.stable:
         row["stable"] = _bytes(stability(model, trace, asked))
@@ -118,12 +119,13 @@ def maps_of(trace: Trace, asked: Asked) -> Array:
 
 
 def _regions(
-    trace: Trace, item: Item, image: Array, asked: Asked, scores: Callable[[Tensor], Array]
-) -> dict[str, Any]:
+    trace: Trace, named: Mapping[str, Array], image: Array, asked: Asked,
+    scores: Callable[[Tensor], Array],
+) -> dict[str, Any]:  # fmt: skip
     """What covering each region does, and what covering the same shape elsewhere does."""
     names, masks, cover, control = [], [], [], []
-    for name, region in item.regions.items():
-        whole = Image.fromarray(region.mask(trace.photo)).convert("L")
+    for name, part in named.items():
+        whole = Image.fromarray(part).convert("L")
         mask = np.asarray(trace.geometry.to_input(whole.convert("RGB")))[..., 0] > 127
         if not mask.any():
             continue
