@@ -16,7 +16,7 @@ from gscam_lib.datasets.example import Example, Examples
 from gscam_lib.datasets.findings import DataError, Finding, escapes, listed
 from gscam_lib.paths import expanded
 
-PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
+PHOTOS = {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 TYPOGRAPHIC = re.compile(r"label=(?P<object>[^=]+?)_text=(?P<word>[^=]*?)(?:_\d+)?$")
 CORNERS = [c.split() for c in ("x0 y0 x1 y1", "xmin ymin xmax ymax", "x1 y1 x2 y2",
                                "left top right bottom")]  # fmt: skip
