@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from gscam_lib.audits.copies import WINDOWS
 from gscam_lib.audits.looking import CONTROLS, Asked, embed, maps_of, stability
 from gscam_lib.audits.photos import Item
+from gscam_lib.model.photo import load_photo
 from gscam_lib.trace import Model
 
 PROBE = 8  # copies that are timed
@@ -53,12 +55,21 @@ def _timed(job: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def _sound(items: Sequence[Item]) -> Item:
+    """The first photo that can be read; the first of all where none can."""
+    for item in items:
+        with contextlib.suppress(Exception):  # a broken photo is a note, later
+            load_photo(item.image)
+            return item
+    return items[0]
+
+
 def minutes(model: Model, asked: Asked, items: Sequence[Item], left: Sequence[int]) -> float:
     """About how long the photos that are left will take."""
     number = counts(asked, items, left)
     wanted = [kind for kind, n in number.items() if n]
     mapped = [i for i in left if asked.maps(i)]
-    each = seconds(model, asked, items[(mapped or list(left))[0]], wanted)
+    each = seconds(model, asked, _sound([*(items[i] for i in mapped or left), *items]), wanted)
     return sum(n * each[kind] for kind, n in number.items() if n) / 60
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 from tqdm.auto import tqdm
 
 from gscam_lib.audits import evidence as tests
@@ -19,9 +22,11 @@ from gscam_lib.audits import groups as between
 from gscam_lib.audits.copies import FILLS, WINDOWS
 from gscam_lib.audits.cost import cost
 from gscam_lib.audits.crops import clusters
+from gscam_lib.audits.files import some
 from gscam_lib.audits.looking import BYTES, Asked, look
 from gscam_lib.audits.outcome import Outcome
 from gscam_lib.audits.photos import Collection, Item, Photos, Table, as_text, collect
+from gscam_lib.audits.regions import FACES
 from gscam_lib.audits.report import write
 from gscam_lib.audits.seen import Seen, read
 from gscam_lib.evaluation.rows import Rows
@@ -29,6 +34,7 @@ from gscam_lib.evaluation.runner import identity
 from gscam_lib.figures.decision import ENOUGH
 from gscam_lib.heatmaps import check_method
 from gscam_lib.methods import METHODS, read_method
+from gscam_lib.methods.method import check_k
 from gscam_lib.model.prompts import (
     Prompt,
     Target,
@@ -108,13 +114,17 @@ def audit(
     among them) are left out with an UnknownPromptWarning. Raises ValueError and FileNotFoundError.
     """
     model = load_model(model) if isinstance(model, str) else model
+    _check_out(out)
     collection = collect(photos, groups, regions)
     asked, notes = _asked(
         model, prompts, contrasts, method, fills, controls, vocabulary, stability, maps,
         len(collection.items),
     )  # fmt: skip
     seen, run = measure(model, collection.items, asked, out, retry=retry, progress=progress)
-    notes += [f"{name}: {error}" for name, error in seen.failed.items()]
+    failed = [f"{name}: {error}" for name, error in seen.failed.items()]
+    if not seen.names:
+        raise ValueError(f"No photo could be measured; the first failed with: {failed[0]}")
+    notes += [*collection.notes, *failed, *_empty(collection.items, seen)]
     if len(seen.names) < ENOUGH:
         notes.append(f"{len(seen.names)} photos decide nothing: it takes {ENOUGH} at least.")
     notes += [
@@ -122,8 +132,6 @@ def audit(
         for column in collection.columns
         if next(between.sides(as_text(collection.groups[column])), None) is None
     ]
-    if not seen.names:
-        raise ValueError(f"No photo could be measured; the first failed with: {notes[-1]}")
     words = _words(model, vocabulary)
     if vocabulary is None and not model.bundled:
         words = [str(word) for word in _spread(np.array(words), NAMED)]
@@ -166,13 +174,8 @@ def _asked(
 ) -> tuple[Asked, list[str]]:  # fmt: skip
     given = check_prompts([prompts] if isinstance(prompts, str | Target) else list(prompts))
     asked = list(dict.fromkeys([*given, *_contrasts(contrasts)]))
-    if not asked:
-        raise ValueError("Got no prompts; expected at least one, such as 'a dog'.")
-    check_method(method)
-    METHODS[read_method(method)[0]].check_tower(model)
-    unknown = [f for f in fills if f not in FILLS]
-    if unknown or not len(fills) or isinstance(fills, str):
-        raise ValueError(f"Got fills={fills!r}; expected some of {', '.join(FILLS)}.")
+    _check(asked, fills, controls, vocabulary, stability, maps)
+    _check_method(model, method)
     notes, known = [], []
     for prompt in asked:
         if model.knows(prompt).known:
@@ -186,13 +189,56 @@ def _asked(
         warnings.warn(notes[-1], UnknownPromptWarning, stacklevel=3)
     if not known:
         raise ValueError(" ".join(notes))
-    if isinstance(controls, int):
-        words = _control_words(model, known, controls, vocabulary)
+    if isinstance(controls, Integral):
+        words = _control_words(model, known, int(controls), vocabulary)
     else:
         words = check_prompts(controls)
     mapped = _spread(np.arange(count), count if maps is None else maps)
     stable = frozenset(_spread(mapped, stability).tolist())
     return Asked(known, words, [method], list(fills), stable, frozenset(mapped.tolist())), notes
+
+
+def _check(
+    asked: Sequence[Prompt], fills: Any, controls: Any, vocabulary: Any, stability: Any, maps: Any
+) -> None:
+    """Raise ValueError for what would fail, or mean something else, once photos are measured."""
+    if not asked:
+        raise ValueError("Got no prompts; expected at least one, such as 'a dog'.")
+    called = Counter(label(prompt).strip() for prompt in asked)
+    if twice := [name for name, count in called.items() if count > 1]:
+        raise ValueError(f"Got several prompts called {some(twice)}; expected one of each name.")
+    known = isinstance(fills, list | tuple) and all(fill in FILLS for fill in fills)
+    if not known or not len(fills) or len(set(fills)) < len(fills):
+        raise ValueError(f"Got fills={fills!r}; expected some of {', '.join(FILLS)}, each once.")
+    if isinstance(vocabulary, str) or not isinstance(vocabulary, Iterable | None):
+        raise ValueError(f"Got vocabulary={vocabulary!r:.60}; expected a list of words.")
+    if isinstance(vocabulary, Sequence):
+        check_prompts(vocabulary)
+    if isinstance(controls, str) or not isinstance(controls, Iterable):
+        _whole("controls", controls, 0, "or a list of prompts")
+    _whole("stability", stability, 0, "of photos")
+    if maps is not None:
+        _whole("maps", maps, 1, "of photos, or None for all")
+
+
+def _whole(name: str, value: Any, least: int, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise ValueError(f"Got {name}={value!r}; expected a whole number from {least} on, {what}.")
+
+
+def _check_method(model: Model, method: str) -> None:
+    check_method(method)
+    name, options = read_method(method)
+    METHODS[name].check_tower(model)
+    if options.get("k") is not None:  # how many channels there are, any picture tells
+        check_k(options["k"], len(model.trace(Image.new("RGB", (8, 8))).activations))
+
+
+def _check_out(out: Path | str | None) -> None:
+    """Raise ValueError where a file is in the place of the folder, or of one above it."""
+    for path in [] if out is None else [p := Path(out).expanduser(), *p.parents]:
+        if path.is_file():
+            raise ValueError(f"{path} is a file; expected a folder, for what is measured.")
 
 
 def _spread(positions: Any, count: int) -> Any:
@@ -277,6 +323,21 @@ def measure(
             if tell:
                 tell(len(items) - len(left) + n, len(items))
     return read(rows.by_question(), asked, order, [item.name for item in items]), run
+
+
+def _empty(items: Sequence[Item], seen: Seen) -> list[str]:
+    """Notes on regions that have no pixel on photos they were given for; faces may well not."""
+    without: dict[str, list[str]] = defaultdict(list)
+    has = {n: set(seen.rows[seen.mapped[r.photos]].tolist()) for n, r in seen.regions.items()}
+    for i in seen.rows[seen.mapped].tolist():
+        for name, region in items[i].regions.items():
+            if i not in has.get(name, ()) and region.fingerprint != FACES:
+                without[name].append(items[i].name)
+    return [
+        f"The region “{name}” has no pixel in what the model sees of {len(names)} photos, where it "
+        f"is left out: {some(names)}."
+        for name, names in without.items()
+    ]
 
 
 def _row(model: Model, item: Item, i: int, question: str, asked: Asked) -> dict[str, Any]:
