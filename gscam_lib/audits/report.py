@@ -318,7 +318,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         lines += [f"## {title}", "\n".join(said)]
     for part in content["parts"]:
         frame = pd.DataFrame([r["cells"] for r in part["rows"]], columns=part["columns"])
-        table = frame.map(_plain).to_markdown(index=False, disable_numparse=True)
+        table = frame.map(_plain).rename(columns=_plain)
+        table = table.to_markdown(index=False, disable_numparse=True)
         lines += [f"## {part['title']}", part["text"], table]
     code = f"```\n{content['again']}\n\n{content['settings']}\n```"
     lines += ["## Methods", *content["methods"], code]
@@ -327,4 +328,4 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown leaves as it is: names may hold anything."""
-    return "".join(f"\\{c}" if c in "\\`*_|<>[]" else " " if c == "\n" else c for c in text)
+    return "".join(f"\\{c}" if c in "\\`*_|<>[]&#~!" else " " if c == "\n" else c for c in text)
