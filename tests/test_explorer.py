@@ -688,6 +688,14 @@ def visit(resnet, photo, tmp_path):
     server.close()
 
 
+def test_a_path_with_an_apostrophe_is_hidden_too(photo, tmp_path):
+    folder = tmp_path / "o'secret-place"
+    folder.mkdir()
+    Image.fromarray(photo).save(folder / "it's.png")
+    (found,) = without_paths(choose(folder)).values()
+    assert found.source == 'load_photo("it\'s.png")'
+
+
 def test_a_visitor_sees_no_path_and_no_folder_field(visit):
     shown, engine, _ = visit
     go(shown)
