@@ -26,6 +26,7 @@ from gscam_lib.cli import app
 from gscam_lib.evaluation.statistics import holm
 from gscam_lib.explorer import bias_lab
 from gscam_lib.explorer.controls import texts
+from gscam_lib.model.photo import load_photo
 from gscam_lib.scenes import shortcuts
 from gscam_lib.trace import Model, Trace
 
@@ -274,6 +275,173 @@ def test_wrong_photos_are_one_clear_sentence(folder, tmp_path):
         collect(tmp_path / "t.csv")
 
 
+def test_a_table_cannot_leave_its_folder(folder, tmp_path, monkeypatch, photo):
+    Image.fromarray(photo).save(tmp_path / "secret.png")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "~/secret.png"):
+        Path("t.csv").write_text(f"file\none/a.png\n{name}\n")
+        for table in ("t.csv", folder / "t.csv"):
+            with pytest.raises(ValueError, match="outside its folder"):
+                collect(table)
+    assert len(collect(pd.DataFrame({"file": ["one/a.png", "~/secret.png"]})).items) == 2
+
+
+def test_what_a_folder_passes_over_is_said(folder, tmp_path):
+    picture = (folder / "one" / "a.png").read_bytes()
+    for name in ("one/x.heic", "y.HEIF", "one/._a.png", "__MACOSX/one/a.png", "two/e.jfif"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(picture)
+    (folder / "linked").symlink_to(folder / "one")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    bad = os.fsencode(folder) + b"/two/bad\xff.png"
+    Path(os.fsdecode(bad)).write_bytes(picture)
+    for name in ("suspects.png", "suspects.pdf", "suspects.csv", "rows.csv"):
+        (folder / "audit" / name).parent.mkdir(exist_ok=True)
+        (folder / "audit" / name).write_bytes(picture)
+    found = collect(folder)
+    names = [item.name for item in found.items]
+    assert names == ["one/a.png", "one/b.png", "two/bad\\udcff.png", "two/c.png", "two/d.png",
+                     "two/e.jfif"]  # fmt: skip
+    assert set(found.groups["folder"]) == {"one", "two"}
+    notes = "\n".join(found.notes)
+    assert (
+        "2 passed over in photos, in formats that not every computer opens: 'one/x.heic'" in notes
+    )
+    assert "2 passed over in photos, links to folders, or to nothing: 'gone.png', 'linked'" in notes
+    assert "1 passed over in photos, figures of an audit's report: 'audit/suspects.png'" in notes
+    assert "5 of 6 photos are copies of others" in notes
+    whole = pd.DataFrame({"file": names, "unit": "x"})
+    assert "copies" not in " ".join(collect(folder, whole).notes)
+
+
+def test_tables_that_cannot_be_joined(folder, tmp_path):
+    names = [item.name for item in collect(folder).items]
+    table = pd.DataFrame({"file": names, "folder": list("xyxy")})
+    with pytest.raises(ValueError, match="'folder', which the photos bring already"):
+        collect(folder, table)
+    with pytest.raises(ValueError, match="several columns called 'g'"):
+        collect(folder, pd.DataFrame([[n, 1, 2] for n in names], columns=["file", "g", "g"]))
+    for wrong in (dict.fromkeys(names, 1), pd.Series(1, names)):
+        with pytest.raises(ValueError, match="as a table; expected a CSV"):
+            collect(folder, wrong)
+
+
+def _coco(path, files, size, box, bare=()):
+    images = [{"id": i, "file_name": f, "width": size[0], "height": size[1]}
+              for i, f in enumerate([*files, *bare])]  # fmt: skip
+    things = [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i in range(len(files))]
+    about = {"images": images, "annotations": things, "categories": [{"id": 1, "name": "r"}]}
+    path.write_text(json.dumps(about))
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_regions_of_a_coco_file_turn_with_their_photo(tmp_path, orientation):
+    stored = np.zeros((60, 80, 3), np.uint8)
+    stored[8:24, 16:48] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "p.jpg", exif=exif, quality=100)
+    upright = load_photo(tmp_path / "p.jpg")
+    box, size = [16, 8, 32, 16], (80, 60)
+    if orientation in (2, 3, 4):  # a size that tells nothing: truth is of the photo as it is seen
+        y, x = np.nonzero(np.asarray(upright)[..., 0] > 127)
+        box = [int(x.min()), int(y.min()), 32, 16]
+    file = _coco(tmp_path / "i.json", ["p.jpg"], size, box)
+    found = (collect(file).items[0].regions["r"],
+             regions.read_regions(file, {"p.jpg": tmp_path / "p.jpg"})["p.jpg"]["r"])  # fmt: skip
+    for region in found:
+        assert (region.mask(upright) == (np.asarray(upright)[..., 0] > 127)).all()
+    other = collect(_coco(tmp_path / "o.json", ["p.jpg"], (800, 600), box)).items[0]
+    with pytest.raises(ValueError, match=r"truth is of 800 × 600 pixels.*resized by 0\.1"):
+        other.regions["r"].mask(upright)
+
+
+def test_an_outline_of_another_shape_is_refused():
+    example = gs.Example(Image.new("RGB", (9, 6)), "r", ((0, 0, 3, 3),), "r", "1", "s",
+                         mask=np.ones((3, 3), bool))  # fmt: skip
+    with pytest.raises(ValueError, match="3 × 3 pixels on a photo of 9 × 6"):
+        regions.from_example(example).mask(example.image)
+
+
+def test_images_without_annotation_are_photos(folder):
+    file = _coco(folder / "i.json", ["one/a.png"], (64, 64), [1, 1, 5, 5], ["one/b.png", "no.png"])
+    found = collect(file)
+    assert [(item.name, list(item.regions)) for item in found.items] == [
+        ("one/a.png", ["r"]), ("one/b.png", []),
+    ]  # fmt: skip
+    assert "1 of 3 images have no annotation and are not there" in " ".join(found.notes)
+    things = json.loads(file.read_text())
+    things["annotations"].append({"id": 9, "image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 0]})
+    file.write_text(json.dumps(things))
+    assert "boxes without area: annotations[1]" in " ".join(collect(file).notes)
+
+
+def test_files_of_one_name_are_not_mixed_up(folder, tmp_path):
+    photos = {f"{where}/0.jpg": tmp_path / where / "0.jpg" for where in "ab"}
+    photos["a/1.jpg"] = tmp_path / "a/1.jpg"
+    box = ((80, 60), [0, 0, 9, 9])
+    notes = []
+    file = _coco(tmp_path / "i.json", ["a/0.jpg", "1.jpg", "c/0.jpg"], *box)
+    assert list(regions.read_regions(file, photos, notes)) == ["a/0.jpg", "a/1.jpg"]
+    assert "1 of 3 images are none of the photos, so their regions are left out: 'c/0" in notes[0]
+    for given, message in (
+        (["0.jpg"], "'0.jpg' may be 'a/0.jpg', 'b/0.jpg'"),
+        (["c/0.jpg"], "none of them among the photos: 'c/0.jpg'"),
+        (["x/a/0.jpg", "y/a/0.jpg"], "may all be 'a/0.jpg'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            regions.read_regions(_coco(tmp_path / "i.json", given, *box), photos)
+    file = _coco(tmp_path / "i.json", ["a/0.jpg", "b/0.jpg"], *box)  # called 0.jpg, and b's
+    assert len(regions.read_regions(file, {"0.jpg": tmp_path / "b" / "0.jpg"})) == 1
+    (tmp_path / "m").mkdir()
+    Image.new("1", (80, 60), 1).save(tmp_path / "m" / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png may be of 'a/0.jpg', 'b/0.jpg'"):
+        regions.read_regions({"r": tmp_path / "m"}, photos)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([np.nan, 0, 5, 5], r"box \(nan, 0, 5, 5\) of the region 'r' of a.png is not finite"),
+        ([0, 0, np.inf, 5], "is not finite"),
+        ([30, 30, 10, 40], r"\(30, 30, 10, 40\) of the region 'r' of a.png has no area"),
+        ([0.1, 0.1, 0.5, 0.5], "a.png is in shares of the photo"),
+        (None, "Got None .* for the region 'r' of a.png"),
+        ([[99, 0, 120, 9]], r"box \(99.0, 0.0, 120.0, 9.0\) of 'r' has no area inside the photo"),
+    ],
+)
+def test_boxes_that_are_none(given, message):
+    with pytest.raises(ValueError, match=message):
+        regions.read_regions({"r": {"a.png": given}}, ["a.png"])["a.png"]["r"].mask(
+            Image.new("RGB", (80, 60))
+        )
+
+
+def test_masks_of_every_kind(tmp_path):
+    wanted = np.zeros((6, 8), bool)
+    wanted[2:4, 1:5] = True
+    clear = np.zeros((6, 8, 4), np.uint8)
+    clear[..., 3] = 255 * wanted
+    whole = np.dstack([np.repeat(255 * wanted[..., None], 3, 2), np.full((6, 8), 255)])
+    one = wanted.astype(np.uint8)
+    for content in (
+        255 * one,
+        one,
+        wanted,
+        clear,
+        whole.astype(np.uint8),
+        65535 * one.astype("<u2"),
+    ):
+        Image.fromarray(content).save(tmp_path / "a.png")
+        region = regions.read_regions({"r": tmp_path}, ["a.jpg"])["a.jpg"]["r"]
+        assert (region.mask(Image.new("RGB", (8, 6))) == wanted).all()
+    Image.fromarray(one + np.eye(6, 8, dtype=np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="the values 0, 1, 2"):
+        region.mask(Image.new("RGB", (8, 6)))
+
+
 def test_regions_of_all_forms_are_the_same(folder, tmp_path, photo):
     mask = np.zeros(photo.shape[:2], bool)
     mask[5:15, 10:30] = True
@@ -316,6 +484,26 @@ def test_people_need_another_model(model, folder):
         pytest.raises(ValueError, match="never taught “a doctor”"),
     ):
         gs.audit(model, folder, ["a doctor"], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        *(({"maps": n}, "Got maps=") for n in (0, -1, 1.5, "5")),
+        ({"stability": -3}, "Got stability=-3; expected a whole number from 0"),
+        *(({"controls": n}, "Got controls=") for n in (-2, True, 1.5)),
+        ({"method": "gscorecam:k=99999"}, "Got k=99999; expected a whole number of channels"),
+        ({"prompts": ["a cat", "a cat "]}, "several prompts called 'a cat'"),
+        ({"fills": ["mean", "mean"]}, "each once"),
+        ({"vocabulary": "cupdog"}, "Got vocabulary='cupdog'; expected a list of words"),
+    ],
+)
+def test_wrong_settings_are_refused_before_a_photo_is_scored(
+    resnet, folder, monkeypatch, how, message
+):
+    monkeypatch.setattr("gscam_lib.audits.run.look", lambda *_: pytest.fail("a photo was scored"))
+    with pytest.raises(ValueError, match=message):
+        gs.audit(resnet, folder, **{"prompts": ["a cat"], **QUICK, **how})
 
 
 # ---------------------------------------------------------------- runs
@@ -407,6 +595,21 @@ def test_a_broken_photo_is_a_note(resnet, folder):
     found = gs.audit(resnet, folder, ["a cat"], controls=3, **QUICK)
     assert len(found.seen.names) == 4
     assert "one/broken.png" in " ".join(found.notes)
+    (folder / "one" / "a.png").write_bytes(b"no picture")  # the first, whose time would be taken
+    gs.audit(resnet, folder, ["a cat"], controls=3, progress=True, **QUICK)
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"first failed with: one/a\.png: .* cannot be read"):
+        gs.audit(resnet, folder, ["a cat"], controls=3, **QUICK)
+
+
+def test_regions_without_a_pixel_are_a_note(resnet, folder):
+    given = {"one/a.png": (2, 2, 20, 20), "two/c.png": (5.1, 5.1, 5.3, 5.3)}
+    how = {"controls": 3, **QUICK, "method": "center"}
+    found = gs.audit(resnet, folder, ["a cat"], regions={"r": given}, **how)
+    assert found.seen.regions["r"].photos.tolist() == [0]
+    assert "“r” has no pixel in what the model sees of 1 photos" in " ".join(found.notes)
+    assert "'two/c.png'" in " ".join(found.notes)
 
 
 # ---------------------------------------------------------------- the report
@@ -420,7 +623,10 @@ def test_the_report_escapes_names_and_shows_photos_only_if_asked(horses, tmp_pat
     assert {"r.md", "suspects.csv", "groups.csv", "rows.csv", "suspects.png"} <= {
         path.name for path in tmp_path.iterdir()
     }
-    assert "\\<script\\>" in (tmp_path / "r.md").read_text()
+    text = (tmp_path / "r.md").read_text()
+    assert "\\<script\\>" in text
+    assert "<script" not in text.replace("\\<", "")
+    assert "<i>" not in text.replace("\\<", "")
     shown = horses.report(tmp_path / "p.html", photos=True, blur_faces=True).read_text()
     assert "data:image/jpeg" in shown
     assert "It misses turned and small faces" in shown
@@ -461,6 +667,11 @@ def test_the_command(folder, tmp_path):
     assert "note: 4 photos decide nothing: it takes 5 at least." in result.stderr
     assert (out / "report.html").is_file()
     assert (out / "groups.csv").is_file()
+    taken = ["audit", str(folder), "a cat", "--model", "mini-rn", "-o", str(tmp_path / "g.csv")]
+    result = CliRunner().invoke(app, taken)
+    assert result.exit_code == 1
+    assert "g.csv is a file; expected a folder" in result.stderr
+    assert "minutes" not in result.output  # nothing was measured
     wrong = CliRunner().invoke(app, ["audit", str(tmp_path / "no"), "a cat", "--out", str(out)])
     assert wrong.exit_code == 1
     assert "error: No file at" in wrong.stderr
