@@ -322,6 +322,10 @@ def test_tables_that_cannot_be_joined(folder, tmp_path):
         collect(folder, table)
     with pytest.raises(ValueError, match="several columns called 'g'"):
         collect(folder, pd.DataFrame([[n, 1, 2] for n in names], columns=["file", "g", "g"]))
+    with pytest.raises(ValueError, match="'prompt', as a column of the audit's own tables"):
+        collect(folder, pd.DataFrame({"file": names, "prompt": list("xyxy")}))
+    both = pd.DataFrame({"file": names, "g": list("xyxy")}, index=names)
+    assert collect(folder, both).columns == ["folder", "g"]
     for wrong in (dict.fromkeys(names, 1), pd.Series(1, names)):
         with pytest.raises(ValueError, match="as a table; expected a CSV"):
             collect(folder, wrong)
@@ -399,6 +403,18 @@ def test_files_of_one_name_are_not_mixed_up(folder, tmp_path):
     Image.new("1", (80, 60), 1).save(tmp_path / "m" / "0.png")
     with pytest.raises(ValueError, match=r"0\.png may be of 'a/0.jpg', 'b/0.jpg'"):
         regions.read_regions({"r": tmp_path / "m"}, photos)
+    for where in "ab":  # photos of one name in a list are called by their whole paths
+        (tmp_path / "m" / where).mkdir()
+        Image.new("1", (80, 60), where == "a").save(tmp_path / "m" / where / "0.png")
+    paths = [folder / "one" / "a.png", *(tmp_path / "set" / where / "0.png" for where in "ab")]
+    for path in paths[1:]:
+        path.parent.mkdir(parents=True)
+        Image.new("L", (80, 60), 200).save(path)
+    masks = [
+        item.regions["r"].mask(Image.open(item.image)).all()
+        for item in collect(paths, None, {"r": tmp_path / "m"}).items[1:]
+    ]
+    assert masks == [True, False]
 
 
 @pytest.mark.parametrize(

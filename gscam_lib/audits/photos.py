@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gscam_lib.audits.files import copies, in_folder, readable, some
+from gscam_lib.audits.files import UNREAD, copies, in_folder, readable, some
 from gscam_lib.audits.regions import Region, from_example, read_regions
 from gscam_lib.datasets import CocoDataset, Example
 from gscam_lib.datasets.findings import DataError, escapes, listed
@@ -26,6 +26,8 @@ FILE = ("file", "photo", "image", "file_name", "filename", "path")
 """Names of the column that says which photo a row is about."""
 PAIR, UNIT = "pair", "unit"
 """Columns that are no groups: which two photos belong together; whose photos these are."""
+TAKEN = ("photo", "prompt", "score", "probability", "rank", "cover", "alone")
+"""Columns of an audit's own rows, which groups stand beside."""
 FEW = 2  # photos: a group of fewer has no spread
 
 
@@ -100,7 +102,7 @@ def _items(photos: Photos, notes: list[str]) -> tuple[list[Item], dict[str, list
                 f"No file at {path}; expected a folder of photos, a table (CSV, Parquet) with a "
                 "column file, or a COCO JSON."
             )
-        if path.suffix.lower() in PHOTOS:
+        if path.suffix.lower() in PHOTOS | UNREAD:
             return [Item(readable(path.name), path)], {}
         return _listed(read_table(path), path.parent, str(path))
     if not isinstance(photos, Iterable):
@@ -240,7 +242,8 @@ def _rows_of(groups: Table, names: pd.Index) -> pd.DataFrame:
     """The table of groups in the order of the photos; its index may be the photos' names."""
     what = "The table of groups" if isinstance(groups, pd.DataFrame) else str(groups)
     table = read_table(groups)
-    if set(map(str, table.index)) <= set(names) and len(table):
+    named = any(str(column).strip().lower() in FILE for column in table.columns)
+    if not named and set(map(str, table.index)) <= set(names) and len(table):
         table = table.rename_axis("file").reset_index()  # a DataFrame indexed by photo
     column = _file_column(table, what)
     files = table[column].astype(str)
@@ -268,6 +271,11 @@ def _joined(table: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_groups(table: pd.DataFrame) -> None:
+    if taken := [column for column in table.columns if column in TAKEN]:
+        raise ValueError(
+            f"A column of groups is called {some(taken)}, as a column of the audit's own tables "
+            f"({', '.join(TAKEN)}); call it something else."
+        )
     for column in table.columns:
         counts = table[column].dropna().value_counts()
         counts = counts[counts.index.astype(str) != ""]

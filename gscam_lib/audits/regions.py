@@ -198,11 +198,13 @@ def _box(region: str, file: str, box: Iterable[float]) -> tuple[float, float, fl
 
 
 def _in_folder(folder: Path, names: list[str]) -> dict[str, Region]:
-    """Masks by the photos' whole names; by the bare name where one photo alone is called so."""
+    """Masks by the photos' whole names, or by their ends where one photo alone ends so."""
     photos_of: dict[Path, list[str]] = defaultdict(list)
     for name in names:
         called = Path(name).with_suffix(".png")
-        path = next((p for p in (folder / called, folder / called.name) if p.is_file()), None)
+        parts = [part for part in called.parts if part not in (called.anchor, "..")]
+        ends = (folder.joinpath(*parts[i:]) for i in range(len(parts)))
+        path = next((p for p in ends if p.is_file()), None)
         if path is not None:
             photos_of[path].append(name)
     if shared := next(((p, of) for p, of in photos_of.items() if len(of) > 1), None):
