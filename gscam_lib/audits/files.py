@@ -42,7 +42,7 @@ def in_folder(folder: Path) -> tuple[list[Path], list[str]]:
         folders[:] = [n for n in folders if n != FORKS[0]]
         for name in names:
             found[_kind(Path(where, name), names)].append(Path(where, name))
-    home = readable(folder.name or str(folder))
+    home = readable(folder.absolute().name or str(folder))
     notes = []
     for kind, (what, action) in PASSED.items():
         names = [readable(p.relative_to(folder).as_posix()) for p in sorted(found[kind])]
