@@ -213,7 +213,7 @@ def read_table(table: Table) -> pd.DataFrame:
             f"Got {type(table).__name__} as a table; expected a CSV or Parquet file, or a "
             "DataFrame with a column file, such as pd.DataFrame({'file': names, 'group': values})."
         )
-    path = Path(table).expanduser()
+    path = expanded(table)
     if not path.is_file():
         raise FileNotFoundError(f"No file at {path}.")
     if path.suffix.lower() in (".parquet", ".pq"):

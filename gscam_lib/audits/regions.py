@@ -81,7 +81,7 @@ def read_regions(
     if given is None:
         return {}
     if isinstance(given, str | Path):
-        return _of_coco(Path(given).expanduser(), known, [] if notes is None else notes)
+        return _of_coco(expanded(given), known, [] if notes is None else notes)
     if not isinstance(given, Mapping):
         raise ValueError(
             f"Got {type(given).__name__} as regions; expected a mapping from the region's name to "

@@ -236,7 +236,7 @@ def _check_method(model: Model, method: str) -> None:
 
 def _check_out(out: Path | str | None) -> None:
     """Raise ValueError where a file is in the place of the folder, or of one above it."""
-    for path in [] if out is None else [p := Path(out).expanduser(), *p.parents]:
+    for path in [] if out is None else [p := expanded(out), *p.parents]:
         if path.is_file():
             raise ValueError(f"{path} is a file; expected a folder, for what is measured.")
 
