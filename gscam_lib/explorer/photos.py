@@ -15,6 +15,7 @@ from PIL import Image
 
 from gscam_lib.datasets.example import Example
 from gscam_lib.datasets.placement import header, placed
+from gscam_lib.datasets.tables import PHOTOS as SUFFIXES
 from gscam_lib.evaluation.measures import check_truth
 from gscam_lib.explorer.controls import numbered
 from gscam_lib.model.photo import decoding, load_photo
@@ -28,7 +29,6 @@ LONGEST = 1024
 MOST_PIXELS = 50_000_000
 """Of an upload; more are refused by the file's header, before anything is decoded."""
 LONGEST_NAME = 80
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 PHOTOS = {
     "astronaut": ("a space shuttle", "a helmet", "a face"),
     "chelsea": ("a cat", "a dog"),
