@@ -166,7 +166,7 @@ def _coco(path: Path, notes: list[str]) -> tuple[list[Item], dict[str, list[Any]
     for example in dataset:
         found.setdefault(str(example.file), {})[example.category] = from_example(example)
     _exist([root / name for name in found], str(path))
-    files = dict.fromkeys(dataset._columns.files)  # photos without annotation are photos, too
+    files = dict.fromkeys(dataset.files)  # photos without annotation are photos, too
     gone = [name for name in files if name not in found and not (root / name).is_file()]
     notes += [f"{path.name}: {finding}" for finding in dataset.findings]
     if gone:

@@ -94,6 +94,11 @@ class CocoDataset(Sequence[Example]):
         hashes, places = self._columns.hashes[rows].tobytes(), tuple(rows.tolist())
         return Outlines(self.file, size, tuple(map(tuple, spans.tolist())), hashes, places)
 
+    @property
+    def files(self) -> Sequence[str]:
+        """The files of all images, with annotations or without, in the order of the JSON."""
+        return self._columns.files
+
     def faulty_outlines(self) -> list[str]:
         """The annotations whose segmentations cannot be drawn, each with what is wrong."""
         content, columns = memoryview(self.file.read_bytes()), self._columns
