@@ -388,3 +388,13 @@ def test_a_saved_model_keeps_its_own_resize_mode(monkeypatch, tmp_path):
     with named:
         config = json.loads((save_model("tiny-vit/random") / published.CONFIG).read_text())
     assert config["preprocess_cfg"]["resize_mode"] == "shortest"
+
+
+def test_weights_of_a_part_of_a_model_say_so():
+    whole = gs.load_model("mini-vit").network.state_dict()
+    some = {name: whole[name] for name in list(whole)[:4]}
+    with pytest.warns(WeightsWarning, match=f"has 4 of the {len(whole)} tensors of mini-vit"):
+        gs.load_model("mini-vit", weights=some)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gs.load_model("mini-vit", weights=whole)

@@ -131,7 +131,14 @@ def _with_weights(what: Any, weights: Any, arch: str | None) -> Loaded:
             "Got a live network and weights; load them into it yourself "
             "(network.load_state_dict), or name the architecture."
         )
-    fill(base.network, tensors, source, partial=True)
+    whole, given = len(base.network.state_dict()), fill(base.network, tensors, source, partial=True)
+    if given < whole:
+        warnings.warn(
+            f"{source} has {given} of the {whole} tensors of {base.name}; the others are left as "
+            "they were.",
+            WeightsWarning,
+            stacklevel=2,
+        )
     return replace(base, name=f"{base.name}+{Path(source).name}", bundled=False)
 
 
