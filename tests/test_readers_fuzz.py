@@ -10,6 +10,7 @@ import json
 import pickle
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections import Counter
 from functools import partial
@@ -29,7 +30,8 @@ from gscam_lib.datasets.check import check
 from gscam_lib.datasets.findings import escapes
 from gscam_lib.datasets.outlines import OutlineError, draw, to_rle
 from gscam_lib.datasets.outlines import check as check_outline
-from gscam_lib.datasets.placement import Header, turn_box, turn_mask
+from gscam_lib.datasets.placement import Header, header, turn_box, turn_mask
+from gscam_lib.model.photo import load_photo
 
 TRIED: Counter[tuple[str, str]] = Counter()
 WIDTH, HEIGHT = 24, 18
@@ -432,6 +434,73 @@ def test_boxes_turn_as_masks_do_and_masks_as_photos(mask, orientation):
     box = turn_box((x, y, x + 1, y + 1), Header((WIDTH, HEIGHT), orientation))
     assert box == (turned[1], turned[0], turned[1] + 1, turned[0] + 1)
     TRIED["EXIF turns", "equal"] += 1
+
+
+# ---------------------------------------------------------------- photos
+
+FORMS = {
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "JPEG": ("L", "RGB", "CMYK"),
+    "TIFF": ("1", "L", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16"), "WEBP": ("RGB", "RGBA"),
+    "GIF": ("L", "P"), "BMP": ("1", "L", "P", "RGB"),
+}  # fmt: skip
+UNTURNED = {"GIF", "BMP"}  # which hold no EXIF
+
+
+@st.composite
+def photos(draw):
+    """A photo's bytes, its size and orientation, and its picture where nothing is lost."""
+    form = draw(st.sampled_from(sorted(FORMS)))
+    mode, size = draw(st.sampled_from(FORMS[form])), (draw(sides), draw(sides))
+    noise = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 256, (*size[::-1], 4))
+    image = Image.fromarray(noise.astype(np.uint8), "RGBA")
+    if mode == "I;16":
+        image = Image.fromarray((noise[..., 0] * 257).astype(np.uint16))
+    elif mode == "LAB":
+        image = Image.fromarray(noise[..., :3].astype(np.uint8), "LAB")
+    else:
+        image = image.convert("RGB").convert(mode) if mode not in ("RGBA", "LA") else \
+            image.convert(mode)  # fmt: skip
+    turn = 1 if form in UNTURNED else draw(st.integers(1, 8))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    held = io.BytesIO()
+    image.save(held, form, **({} if form in UNTURNED else {"exif": exif}))
+    image.getexif()[0x0112] = turn
+    return held.getvalue(), size, turn, image if form in ("PNG", "TIFF", "BMP") else None
+
+
+@many
+@given(photos())
+def test_photos_of_every_form_are_seen_upright(tmp_path, photo):
+    content, size, turn, picture = photo
+    path = tmp_path / "photo.bin"  # what it is stands in the file, not in its name
+    path.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # dark 16-bit photos are called 12-bit
+        seen = load_photo(path)
+        if picture is not None:
+            assert (np.asarray(seen) == np.asarray(load_photo(picture))).all()
+    assert (seen.mode, seen.size) == ("RGB", size[::-1] if turn >= 5 else size)
+    assert header(path) == Header(size, turn)
+    assert header(path).seen == seen.size
+    TRIED["photo", "upright"] += 1
+
+
+@many
+@given(photos(), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=5),
+       st.floats(0.05, 1))  # fmt: skip
+def test_photos_truncated_and_with_bytes_changed(tmp_path, photo, changes, kept):
+    content = bytearray(photo[0])
+    for place, byte in changes:
+        content[int(place * (len(content) - 1))] = byte
+    path = tmp_path / "photo.bin"
+    path.write_bytes(content[: int(kept * len(content))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seen = outcome("photo, damaged", lambda: load_photo(path), path)
+        about = outcome("photo's header, damaged", lambda: header(path), path)
+    if seen is not None:
+        assert about.seen == seen.size
 
 
 def test_an_error_can_be_handed_over_by_a_worker(tmp_path):

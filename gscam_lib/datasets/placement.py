@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from gscam_lib.boxes import BoxLike
 from gscam_lib.datasets.example import Example
@@ -53,7 +54,10 @@ def header(image: Any) -> Header:
 
 def _header(image: Image.Image) -> Header:
     orientation = image.getexif().get(0x0112, 1)
-    return Header(image.size, orientation if orientation in range(1, 9) else 1)
+    orientation = orientation if orientation in range(1, 9) else 1
+    if orientation > 1 and isinstance(image, TiffImageFile):  # whose size Pillow has turned
+        return Header((image.tag_v2[256], image.tag_v2[257]), orientation)
+    return Header(image.size, orientation)
 
 
 def placed(example: Example, seen: tuple[int, int] | None = None) -> Example:

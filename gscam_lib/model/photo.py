@@ -205,10 +205,11 @@ def load_photo(image: ImageLike, *, turn: bool = True) -> Image.Image:
     """Read a photo as upright 8-bit RGB, whatever form it comes in.
 
     image: a PIL image, a path, or a (H, W, 3) uint8 array. EXIF rotation is applied, unless turn is
-    False (pixels as stored, as gScoreCAM's release reads them); transparency is laid on white; grey
-    of up to 16 bit is scaled to 8, with a warning where its values fill fewer bits than they are
-    stored in. Raises FileNotFoundError, and ValueError for what is no photo, cannot be decoded, or
-    has values (floating-point, negative, above 16 bit) that do not say what is black and white.
+    False (pixels as stored, as gScoreCAM's release reads them; TIFFs are always turned, by Pillow
+    itself); transparency is laid on white; grey of up to 16 bit is scaled to 8, with a warning
+    where its values fill fewer bits than they are stored in. Raises FileNotFoundError, and
+    ValueError for what is no photo, cannot be decoded, or has values (floating-point, negative,
+    above 16 bit) that do not say what is black and white.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -250,9 +251,9 @@ def decoding(name: Any) -> Iterator[None]:
 def _read_photo(path: Path, turn: bool) -> Image.Image:
     if not os.path.isfile(path):  # also where no file can have such a name
         raise FileNotFoundError(f"No photo at {path}. Check the path (relative to {Path.cwd()}).")
-    with decoding(path):
-        opened = Image.open(path)
-    with opened:
+    with open(path, "rb") as file:  # by its name Pillow would map a TIFF that is turned, wrongly
+        with decoding(path):
+            opened = Image.open(file)
         return _to_rgb(opened, turn, path)
 
 
