@@ -112,7 +112,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                 "Its first four stages had\nmini-rn as it was before its own stages by other hands "
                 "as their teacher, and `reading-128` was\nstopped early, at a rate of 0.0023. "
                 "`words-160` began from the exported weights of `plain-160` and\nwith the text "
-                "tower of today's mini-rn: `--start data/models/mini-vit --stage 4`."
+                "tower of today's mini-rn (`--start FOLDER --stage 4`)."
             ),
         ),
     }

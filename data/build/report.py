@@ -34,7 +34,7 @@ TARGETS = {
     "recall at n, multi": 0.70, "word beats object": 0.50, "both in the top 3": 0.50,
     "top-1, words alone": 0.80,
 }  # fmt: skip
-STUDENT_TARGETS = {"top-1, single, unseen style": 0.795}  # at most 10 points below mini-rn's 89.5 %
+STUDENT_TARGETS = {"top-1, single, unseen style": 0.835}  # at most 10 points below mini-rn's 93.5 %
 
 
 @dataclass(frozen=True)
