@@ -290,7 +290,7 @@ def _(d: Path) -> Made:
     return Made("tiny-vit", twin, {"weights": merged})
 
 
-@form("fine-tune", "image tower alone over a whole model")
+@form("fine-tune", "image tower alone over a whole model", warns=r"has 32 of the \d+ tensors")
 def _(d: Path) -> Made:
     state = {k: v * 1.1 for k, v in network().state_dict().items() if k.startswith("visual.")}
     twin = copy.deepcopy(network())
