@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import open_clip
+import PIL
 import pytest
 import torch
 from conftest import tiny_clip
@@ -134,6 +135,9 @@ def test_whatever_breaks_a_decoder_names_the_file(tmp_path, content):
     path.write_bytes(tiff(kind=3))
     assert load_photo(path).getpixel((0, 0)) == (0x64,) * 3
     path.write_bytes(content)
+    if content == tiff(kind=11) and int(PIL.__version__.split(".")[0]) < 11:
+        assert load_photo(path).getpixel((0, 0)) == (0x64,) * 3  # it took 1.0 for 1, rightly
+        return
     with pytest.raises(ValueError, match=r"odd\.img cannot be read as a photo"):
         load_photo(path)
     with pytest.raises(ValueError, match=r"odd\.img cannot be read as a photo"):
