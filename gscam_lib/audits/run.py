@@ -29,6 +29,7 @@ from gscam_lib.audits.photos import Collection, Item, Photos, Table, as_text, co
 from gscam_lib.audits.regions import FACES
 from gscam_lib.audits.report import write
 from gscam_lib.audits.seen import Seen, read
+from gscam_lib.evaluation.jobs import check_count
 from gscam_lib.evaluation.rows import Rows
 from gscam_lib.evaluation.runner import identity
 from gscam_lib.figures.decision import ENOUGH
@@ -215,15 +216,10 @@ def _check(
     if isinstance(vocabulary, Sequence):
         check_prompts(vocabulary)
     if isinstance(controls, str) or not isinstance(controls, Iterable):
-        _whole("controls", controls, 0, "or a list of prompts")
-    _whole("stability", stability, 0, "of photos")
+        check_count("controls", controls, 0, "or a list of prompts")
+    check_count("stability", stability, 0, "of photos")
     if maps is not None:
-        _whole("maps", maps, 1, "of photos, or None for all")
-
-
-def _whole(name: str, value: Any, least: int, what: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ValueError(f"Got {name}={value!r}; expected a whole number from {least} on, {what}.")
+        check_count("maps", maps, 1, "of photos, or None for all")
 
 
 def _check_method(model: Model, method: str) -> None:

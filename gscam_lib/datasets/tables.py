@@ -49,7 +49,8 @@ def read_csv(root: Path | str, table: Path | str, *, name: str = "csv") -> Examp
     root, path = existing(root), expanded(table)
     columns, rows = read_rows(path, needed=("file", "prompt"))
     corners, sized = _box_columns(path, columns)
-    sizes, found = _photo_sizes(path, columns, rows, corners, sized)
+    sizes = {} if sized else _photo_sizes(path, columns, rows, corners)
+    found: list[Finding] = []
     faulty: list[str] = []
     twice: list[str] = []
     grouped: dict[tuple[str, ...], list[BoxLike]] = defaultdict(list)
@@ -215,14 +216,14 @@ def _box_columns(path: Path, columns: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _photo_sizes(
-    path: Path, columns: Sequence[str], rows: Sequence[Row], corners: list[str], sized: bool
-) -> tuple[dict[str, tuple[int, int]], list[Finding]]:
+    path: Path, columns: Sequence[str], rows: Sequence[Row], corners: list[str]
+) -> dict[str, tuple[int, int]]:
     """Width and height of each file's photo, where a table of corners says them.
 
     None where they are those of the boxes. Raises DataError for sizes that are none, or differ.
     """
-    if sized or not corners or not {"width", "height"} <= set(columns):
-        return {}, []
+    if not corners or not {"width", "height"} <= set(columns):
+        return {}
     sizes: dict[str, tuple[int, int]] = {}
     odd, of_boxes = [], True
     for row in rows:
@@ -234,20 +235,19 @@ def _photo_sizes(
                 raise ValueError(f"above {sizes[row['file']]}")
         except (ValueError, OverflowError) as error:
             odd.append(f"line {row.line} ({row['width']} × {row['height']}: {error})")
-        of_boxes &= _is_of_box(row, corners, (row["width"], row["height"]))
+        of_boxes &= _is_of_box(row, corners)
     if of_boxes:
-        return {}, []
+        return {}
     if odd:
         what, action = "There are sizes of photos that are none", "Correct or delete both columns."
         raise DataError(path, listed("refused", what, odd, action))
-    return sizes, []
+    return sizes
 
 
-def _is_of_box(row: Row, corners: Sequence[str], size: tuple[str, str]) -> bool:
+def _is_of_box(row: Row, corners: Sequence[str]) -> bool:
     """Whether a line's width and height are those of its box."""
     try:
-        x0, y0, x1, y1 = (number(row[column]) for column in corners)
-        width, height = map(number, size)
+        x0, y0, x1, y1, width, height = (number(row[c]) for c in (*corners, "width", "height"))
     except ValueError:
         return False
     return abs(x1 - x0 - width) <= 1 and abs(y1 - y0 - height) <= 1

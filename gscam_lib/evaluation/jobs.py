@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby
+from numbers import Integral
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 from PIL import Image
 
@@ -85,7 +85,7 @@ class Asked:
         check_count("points", points, 2, "both ends of a curve")
         for name, value in (("measured_images", measured_images), ("slow_images", slow_images)):
             if value is not None:
-                check_count(name, value, 0, "images")
+                check_count(name, value, 0, "of images")
         taken = check_measures(measures)
         few = taken if measured_images is None else ("localization",)
         images = [slow_images if METHODS[m.name].slow else None for m in read]
@@ -106,10 +106,10 @@ class Asked:
 
 
 def check_count(name: str, value: Any, least: int, what: str) -> None:
-    """Raises ValueError for what is no whole number from `least` to a million or so."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or not least <= value <= MOST:
-        raise ValueError(f"Got {name}={value!r}; expected {least} or more ({what}).")
+    """Raises ValueError for what is no whole number from `least` to MOST."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not least <= int(value) <= MOST:
+        raise ValueError(f"Got {name}={value!r}; expected a whole number from {least} on, {what}.")
 
 
 def _method(model: Model, label: str, k: int | None) -> Method:

@@ -81,7 +81,7 @@ def evaluate(
     examples = dataset if isinstance(dataset, Sequence) else list(dataset)
     questions = tabulate(examples)
     if limit is not None:
-        check_count("limit", limit, 1, "images")
+        check_count("limit", limit, 1, "of images")
         questions = questions.filter(pc.field("image") < limit)
     rows = Rows(out, manifest(model, asked.preset, points), questions)
     left = open_rows(
